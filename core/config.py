@@ -158,8 +158,6 @@ class TrainConfig:
     """Decoupled weight decay of the weight matrices."""
     warmup: float = bounded(0.2, above=0.0, high=0.9)
     """Share of the steps in which the learning rates rise."""
-    clip_norm: float | None = bounded(5.0, above=0.0)
-    """Largest gradient norm of a replicate; null: no clipping."""
     seed: int = bounded(0, low=0)
     """Seed of the first replicate's initialisation and data order; replicate r has seed + r."""
     replicates: int = bounded(1, low=1, high=1024)

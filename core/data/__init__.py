@@ -1,0 +1,125 @@
+"""Images, labels, boxes and landmarks of every source, checked before anything is trained on them.
+
+A source is one function `load(config: DataConfig) -> Source` and one line in `SOURCES`. It returns all its records,
+with the label an index into its categories and the landmarks of all its parts; `Source` says what each field is. It need
+not decode an image, filter categories or merge landmarks: `load_dataset` does that for all sources alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+from core.config import DataConfig
+from core.data.checks import Checked, check_images, check_record
+from core.data.protocol import against_others, choose_categories, merge_landmarks, require_images
+from core.data.records import WHOLE_IMAGE, Dataset, Record, Source, crop
+from core.errors import InputError
+
+__all__ = ["SOURCES", "WHOLE_IMAGE", "Dataset", "Record", "Source", "crop", "load_dataset", "load_source"]
+
+SOURCES: dict[str, str | Callable[[DataConfig], Source]] = {
+    "menagerie": "core.data.menagerie:load_menagerie",
+    "cub": "core.data.cub:load_cub",
+    "imagefolder": "core.data.imagefolder:load_imagefolder",
+}
+"""The word in the configuration -> the loader, or `module:function`, which is imported when it is asked for."""
+
+
+def load_source(config: DataConfig) -> Source:
+    """All records of the configured source, before any check of the image files.
+
+    Raises:
+        InputError: if there is no such source, or its loader finds the data set unusable.
+    """
+    if config.source not in SOURCES:
+        raise InputError(f"data.source: unknown source {config.source!r}; allowed are {', '.join(SOURCES)}")
+    loader = SOURCES[config.source]
+    if isinstance(loader, str):
+        module, _, function = loader.partition(":")
+        loader = getattr(importlib.import_module(module), function)
+    return loader(config)
+
+
+def load_dataset(config: DataConfig) -> Dataset:
+    """The configured data: categories chosen, landmarks merged, every image decoded once, protocol applied.
+
+    An image that was decoded before and has not changed since (size, times) is not decoded again.
+
+    Returns:
+        The data set; its records' boxes lie inside their images, and their landmarks are in the order of `landmarks`.
+
+    Raises:
+        InputError: one line, with file and line, on the first damaged image and how many more there are; with
+            `config.skip_bad` those are left out and listed in `skipped`, and only an empty category is an error.
+    """
+    source = load_source(config)
+    chosen = choose_categories(source, config)
+    position = {source_label: i for i, source_label in enumerate(chosen)}
+    splits = [
+        [replace(r, label=position[r.label]) for r in split if r.label in position]
+        for split in (source.train, source.test)
+    ]
+    names, splits = merge_landmarks(source.parts, config.landmarks, splits)
+
+    checked = check_images([r.image for r in chain(*splits)])
+    problems = list(source.problems)
+    train, test = (_sound_records(split, checked, problems) for split in splits)
+    if problems and not config.skip_bad:
+        raise InputError(_report(problems))
+
+    categories = [source.categories[i] for i in chosen]
+    if config.single_category is None:
+        origins = [source.category_origins[i] for i in chosen] if source.category_origins else categories
+        require_images(categories, origins, train, test, left_out=len(problems))
+        positive = None
+    else:
+        positive = categories[0]
+        train, test = against_others(positive, train, test, config.seed, left_out=len(problems))
+        categories = ["other", positive]
+
+    fingerprint = _fingerprint(categories, names, positive, train, test, checked)
+    return Dataset(source.name, categories, names, train, test, positive, problems, fingerprint)
+
+
+def _sound_records(records: list[Record], checked: dict[Path, Checked | str], problems: list[str]) -> list[Record]:
+    """The records that pass, with clipped boxes; of the others, a line each is added to `problems`."""
+    sound = []
+    for record in records:
+        result = check_record(record, checked[record.image])
+        if isinstance(result, str):
+            problems.append(result)
+        else:
+            sound.append(result)
+    return sound
+
+
+def _report(problems: Sequence[str]) -> str:
+    more = len(problems) - 1
+    also = f"; and {more} more problem{'s' if more > 1 else ''}" if more else ""
+    return f"{problems[0]}{also} (--skip-bad leaves such images out)"
+
+
+def _fingerprint(
+    categories: list[str],
+    landmarks: list[str],
+    single_category: str | None,
+    train: list[Record],
+    test: list[Record],
+    checked: dict[Path, Checked | str],
+) -> str:
+    """Hex SHA-256 of what the images contain and how they are annotated and split, not of where they lie."""
+    digest = hashlib.sha256(json.dumps(["dataset 1", categories, landmarks, single_category]).encode())
+    for split in (train, test):
+        digest.update(b"split")
+        for record in split:
+            image = checked[record.image]
+            assert isinstance(image, Checked)
+            line = [image.sha256, record.box, record.label, list(record.landmarks.values())]
+            digest.update(json.dumps(line).encode())
+    return digest.hexdigest()

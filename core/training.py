@@ -1,0 +1,303 @@
+"""Trains R replicates of an explainer on a feature cache, one epoch at a time, exactly resumable.
+
+There is no data loader: batches are gathered from the cache, which lies on the device if it fits. Inside an epoch nothing
+waits for the device.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from core.cache import FeatureCache
+from core.config import Config, from_mapping, to_mapping
+from core.errors import InputError
+from core.evaluation import evaluate, gather
+from core.explainer import Explainer, Explanation, PerformerShape
+from core.losses import filter_loss, reconstruction_loss
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+class TrainingEnded(RuntimeError):
+    """The run cannot go on: its loss is not finite, or all its filters died. The message is the reason."""
+
+
+class LossWeights(nn.Module):
+    """Loss weights as vectors over the replicates, so that an ablation's arms can share a batch.
+
+    Args:
+        config: the weights of all replicates.
+        replicates: R.
+        vectors: a field of `LossConfig` (`eta`, `lambda_f`, `kappa`, `reconstruction`) -> (R,) or (R, 2) values.
+    """
+
+    def __init__(self, config: Config, replicates: int, vectors: dict[str, Tensor] | None = None):
+        super().__init__()
+        for name in ("eta", "lambda_f", "kappa", "reconstruction"):
+            value = torch.as_tensor(getattr(config.loss, name), dtype=torch.float32)
+            value = value.expand(replicates, *value.shape).clone()
+            if vectors and name in vectors:
+                value = torch.as_tensor(vectors[name], dtype=torch.float32).reshape(value.shape)
+            self.register_buffer(name, value)
+
+
+def performer_shape(cache: FeatureCache) -> PerformerShape:
+    """What an explainer must know of the performer, from its cache."""
+    sample = cache.train.features[:512].float()
+    pooled = cache.pool(sample[:1].permute(0, 3, 1, 2))
+    return PerformerShape(
+        channels=sample.shape[-1],
+        pooled=pooled.shape[-1],
+        target_sizes=(cache.train.targets[0].shape[1], cache.train.targets[1].shape[1]),
+        target_relu=tuple(cache.meta["target_relu"]),
+        channel_peaks=sample.amax((1, 2)).mean(0).clamp(min=1e-6).cpu(),
+        decoder_layers=cache.decoder_layers,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of `train.device`.
+
+    Raises:
+        InputError: if it is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise InputError(f"train.device: {name} is not available; use auto, cpu, cuda or cuda:N") from None
+    return device
+
+
+def autocast_for(precision: str, device: torch.device) -> torch.autocast:
+    """Mixed precision of `train.precision`: bfloat16 convolutions and matrix products where the hardware has them."""
+    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    wanted = precision == "bfloat16" or (precision == "auto" and fast)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
+
+
+class Training:
+    """A training run of R replicates of one configuration.
+
+    Args:
+        config: resolved configuration; replicate r has the seed `train.seed + r`.
+        cache: of the performer's features.
+        loss_vectors: loss weights that differ between the replicates, see `LossWeights`.
+        seeds: of the replicates, in place of `train.seed + r`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        cache: FeatureCache,
+        loss_vectors: dict[str, Tensor] | None = None,
+        seeds: list[int] | None = None,
+    ):
+        self.config = config
+        self.device = choose_device(config.train.device)
+        self.cache = cache.to(self.device)
+        self.autocast = autocast_for(config.train.precision, self.device)
+        self.seeds = seeds or [config.train.seed + r for r in range(config.train.replicates)]
+        if not config.explainer.interp_widths and config.explainer.ordin_width is None:
+            raise InputError("explainer.interp_widths: an explainer needs an interpretable or an ordinary track")
+        self.explainer = Explainer(config.explainer, performer_shape(cache), cache.pool, self.seeds).to(self.device)
+        self.weights = LossWeights(config, len(self.seeds), loss_vectors).to(self.device)
+        self.images = len(cache.train.labels)
+        self.batch_size = min(config.train.batch_size, self.images)
+        self.steps = self.images // self.batch_size
+        self.optimizer = self._optimizer()
+        self.epoch = 0
+        self.history: list[dict[str, float]] = []
+
+    def _optimizer(self) -> torch.optim.AdamW:
+        train, groups = self.config.train, {}
+        for name, parameter in self.explainer.named_parameters():
+            rate = train.learning_rate
+            if name.startswith("dec"):
+                rate = train.decoder_learning_rate
+            elif name == "w_p":
+                rate = train.p_learning_rate
+            decay = train.weight_decay if name.endswith("weight") else 0.0
+            groups.setdefault((rate, decay), []).append(parameter)
+        settings = [{"params": p, "lr": r, "peak": r, "weight_decay": d} for (r, d), p in groups.items()]
+        return torch.optim.AdamW(settings, betas=(0.9, 0.99), fused=True)
+
+    @property
+    def finished(self) -> bool:
+        return self.epoch >= self.config.train.epochs
+
+    def run_epoch(self) -> dict[str, float]:
+        """Train one epoch and evaluate on the test split.
+
+        Returns:
+            The epoch's entry of `history`: `epoch`, `seconds`, `timestamp` (ms) and each metric's mean over the replicates;
+            with R > 1 also `<metric>_se`, its standard error, and `<metric>_r<i>`.
+
+        Raises:
+            TrainingEnded: if the loss is not finite or all filters of a replicate died.
+        """
+        began = time.perf_counter()
+        self.explainer.train()
+        orders = [_shuffled(self.images, seed, self.epoch) for seed in self.seeds]
+        order = torch.stack(orders)[:, : self.steps * self.batch_size].to(self.cache.train.features.device)
+        # not finite terms stay so in a sum, so one look at the end of the epoch finds them
+        totals = torch.zeros(4, len(self.seeds), device=self.device)
+        for step, index in enumerate(order.split(self.batch_size, 1)):
+            self._set_rates(self.epoch * self.steps + step)
+            terms = self._loss_terms(index)
+            terms.sum().backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            totals += terms.detach()
+        self._check(totals)
+        self.epoch += 1
+        metrics = evaluate(self.explainer, self.cache, self.autocast)
+        names = ("loss_reconstruction_1", "loss_reconstruction_2", "loss_p", "loss_filter")
+        metrics |= dict(zip(names, (totals / self.steps).double().cpu(), strict=True))
+        if bool((metrics["dead_filters"] >= 1).any()):
+            raise TrainingEnded(f"all filters died in epoch {self.epoch}")
+        entry = {"epoch": self.epoch, "seconds": time.perf_counter() - began, "timestamp": int(time.time() * 1000)}
+        self.history.append(entry | over_replicates(metrics))
+        return self.history[-1]
+
+    def _loss_terms(self, index: Tensor) -> Tensor:
+        """(4, R) weighted terms of the loss [P, eq. 1]: both reconstructions, -log p, filter loss. index: (R, B)."""
+        split, replicates = self.cache.train, len(self.seeds)
+        feature = gather(split.features, index, self.device, self.autocast)
+        with self.autocast:
+            explanation: Explanation = self.explainer(feature)
+        terms = []
+        for layer, output in enumerate(explanation.outputs):
+            target = split.targets[layer][index].to(self.device, non_blocking=True)
+            loss = reconstruction_loss(output, target, self.cache.meta["target_energy"][layer])
+            terms.append(self.weights.reconstruction[:, layer] * loss)
+        p = self.explainer.p()
+        zero = torch.zeros(replicates, device=self.device)
+        terms.append(zero if p is None else -self.weights.eta * p.log())
+        layers = explanation.interp_maps if self.config.loss.filter_layers == "all" else explanation.interp_maps[-1:]
+        filters = zero
+        if bool(self._wants_filter_loss):
+            for maps in layers:
+                filters = filters + self._filter_loss(maps, index) / len(layers)
+        return torch.stack([*terms, filters])
+
+    @property
+    def _wants_filter_loss(self) -> bool:
+        if not hasattr(self, "_any_lambda_f"):
+            self._any_lambda_f = bool((self.weights.lambda_f > 0).any())
+        return self._any_lambda_f
+
+    def _filter_loss(self, maps: Tensor, index: Tensor) -> Tensor:
+        """(R,) lambda_f times the mean filter loss of maps (B, R * W, n, n)."""
+        width = maps.shape[1] // len(self.seeds)
+        labels = None
+        if self.config.loss.filter_loss == "category":
+            labels = self.cache.train.labels.to(index.device)[index].t().repeat_interleave(width, 1).to(self.device)
+        kappa = self.weights.kappa.repeat_interleave(width)
+        per_filter = filter_loss(maps, kappa, self.config.loss.template_beta, labels)
+        return self.weights.lambda_f * per_filter.unflatten(0, (-1, width)).mean(1)
+
+    def _set_rates(self, step: int) -> None:
+        """One-cycle: the rates rise from a 25th of their peak over the warm-up, then fall to nothing, both as a cosine."""
+        total = self.config.train.epochs * self.steps
+        top = max(1, round(self.config.train.warmup * total))
+        if step < top:
+            factor = 0.04 + 0.96 * (1 - math.cos(math.pi * step / top)) / 2
+        else:
+            factor = (1 + math.cos(math.pi * (step - top) / max(1, total - top))) / 2
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+
+    def _check(self, totals: Tensor) -> None:
+        finite = torch.isfinite(totals).all(0).tolist()
+        if not all(finite):
+            seeds = [s for s, ok in zip(self.seeds, finite, strict=True) if not ok]
+            raise TrainingEnded(f"the loss is not finite in epoch {self.epoch + 1} (seed {', '.join(map(str, seeds))})")
+
+    def save(self, folder: Path) -> None:
+        """Write an exact checkpoint to `folder`, in one rename."""
+        tensors = {f"explainer.{k}": v for k, v in self.explainer.state_dict().items()}
+        for i, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
+        about = {"epoch": self.epoch, "history": self.history, "config": to_mapping(self.config), "seeds": self.seeds}
+        vectors = {f"weights.{k}": v for k, v in self.weights.state_dict().items()}
+        write_tensors(folder / CHECKPOINT, tensors | vectors, about)
+
+    @classmethod
+    def load(cls, folder: Path, cache: FeatureCache, device: str | None = None) -> Training:
+        """The run of a checkpoint, which goes on as if it had never stopped.
+
+        Raises:
+            InputError: if the checkpoint is damaged.
+        """
+        tensors, about = read_tensors(folder / CHECKPOINT)
+        config = from_mapping(Config, about["config"])
+        config.train.device = device or config.train.device
+        vectors = {k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")}
+        training = cls(config, cache, vectors, about["seeds"])
+        with torch.no_grad():  # copied in place, so that the memory layout stays what the convolutions like
+            for name, value in training.explainer.state_dict().items():
+                value.copy_(tensors[f"explainer.{name}"])
+        for i, parameter in enumerate(p for g in training.optimizer.param_groups for p in g["params"]):
+            if f"optimizer.{i}.step" in tensors:
+                moments = {k: torch.empty_like(parameter).copy_(tensors[f"optimizer.{i}.{k}"]) for k in _MOMENTS}
+                training.optimizer.state[parameter] = {"step": tensors[f"optimizer.{i}.step"].to(parameter.device)} | moments
+        training.epoch, training.history = about["epoch"], about["history"]
+        return training
+
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def _shuffled(images: int, seed: int, epoch: int) -> Tensor:
+    """An order of the images that depends on the seed and the epoch only, so that a resumed run sees the same."""
+    generator = torch.Generator().manual_seed((seed + 1) * 1_000_003 + epoch)
+    return torch.randperm(images, generator=generator)
+
+
+def over_replicates(metrics: dict[str, Tensor]) -> dict[str, float]:
+    """Means of (R,) metrics over the replicates; for R > 1 also standard errors and each replicate's value."""
+    entry: dict[str, float] = {}
+    for name, values in metrics.items():
+        if not math.isnan(mean := float(values.mean())):
+            entry[name] = mean
+        if len(values) > 1:
+            entry[f"{name}_se"] = float(values.std() / math.sqrt(len(values)))
+            entry |= {f"{name}_r{r}": float(v) for r, v in enumerate(values)}
+    return {k: v for k, v in entry.items() if not math.isnan(v)}
+
+
+def write_tensors(file: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Write tensors and JSON to one safetensors file that is either whole or not there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}.part")
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, {"about": json.dumps(about)})
+    os.replace(part, file)
+
+
+def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and JSON of `write_tensors`.
+
+    Raises:
+        InputError: names the file that is missing or damaged.
+    """
+    try:
+        with safe_open(file, "pt") as opened:
+            about = json.loads((opened.metadata() or {})["about"])
+            return {k: opened.get_tensor(k) for k in opened.keys()}, about  # noqa: SIM118 (not a mapping)
+    except FileNotFoundError:
+        raise InputError(f"{file}: there is no such checkpoint") from None
+    except Exception as error:  # the library raises its own, undocumented kinds
+        raise InputError(f"{file}: is damaged ({error})") from None

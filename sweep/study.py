@@ -1,0 +1,200 @@
+"""The Optuna study: storage, samplers, and what counts as finished, feasible and Pareto-optimal."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.samplers import BaseSampler, GPSampler, GridSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from core.errors import InputError
+from sweep.config import Bound, SweepConfig
+from sweep.space import _encode, distribution, get_path, grid, ordered, resolve
+
+STATE_NAMES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+WARM = "warm_start"
+"""User attribute of trials that were taken over from another study."""
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+def open_storage(url: str) -> BaseStorage:
+    """The durable storage at a URL; sqlite waits for another writer instead of giving up.
+
+    Raises:
+        InputError: if it cannot be opened.
+    """
+    arguments = {"connect_args": {"timeout": 120}} if url.startswith("sqlite") else {}
+    try:
+        return RDBStorage(url, engine_kwargs=arguments)
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"storage: {url} cannot be opened: {first}") from None
+
+
+def study_exists(url: str, name: str) -> bool:
+    """Whether the storage has a study of this name; makes no new sqlite file."""
+    if url.startswith("sqlite:///"):
+        from pathlib import Path
+
+        if not Path(url.removeprefix("sqlite:///")).exists():
+            return False
+    return name in optuna.get_all_study_names(open_storage(url))
+
+
+def open_study(sweep: SweepConfig, url: str, create: bool = False) -> optuna.Study:
+    """The study of a sweep.
+
+    Raises:
+        InputError: if it is not there and must not be created.
+    """
+    storage = open_storage(url)
+    if create:
+        directions = list(sweep.objectives.values())
+        study = optuna.create_study(storage=storage, study_name=sweep.name, directions=directions, load_if_exists=True)
+        if study.metric_names is None:
+            study.set_metric_names(list(sweep.objectives))
+        return study
+    try:
+        return optuna.load_study(study_name=sweep.name, storage=storage)
+    except KeyError:
+        raise InputError(f"sweep {sweep.name}: its study is not in {url}; resume it once to create it") from None
+
+
+def make_sampler(sweep: SweepConfig, number: int) -> BaseSampler:
+    """The sampler that proposes trial `number`.
+
+    It is made anew for every trial, seeded by (sampler_seed, number): so it has no state but the study, and a resumed
+    sweep proposes what an uninterrupted one would from the same history.
+    """
+    seed = int(np.random.SeedSequence([sweep.sampler_seed, number]).generate_state(1)[0]) % 2**31
+    conditional = any(d.when for d in sweep.space.values())
+    match sweep.sampler:
+        case "tpe":
+            startup = sweep.startup_trials
+            return TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, group=conditional)
+        case "gp":
+            return GPSampler(seed=seed, n_startup_trials=sweep.startup_trials, warn_independent_sampling=False)
+        case "nsga2":
+            return NSGAIISampler(seed=seed, population_size=max(2, sweep.startup_trials))
+        case "random":
+            return RandomSampler(seed=seed)
+        case "grid":  # the order of the grid must not change between trials
+            return GridSampler(grid(sweep.space), seed=sweep.sampler_seed)
+
+
+def budget(sweep: SweepConfig) -> int:
+    """Number of trials that must end: the configured one, or the size of the grid if that is smaller."""
+    if sweep.sampler != "grid":
+        return sweep.trials
+    return min(sweep.trials, int(np.prod([len(v) for v in grid(sweep.space).values()])))
+
+
+def own_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials of this sweep, without those taken over from another."""
+    return [t for t in study.get_trials(deepcopy=False) if WARM not in t.user_attrs]
+
+
+def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that ended, in whatever way."""
+    return [t for t in own_trials(study) if t.state in FINISHED]
+
+
+def unfinished_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that were begun and have no end yet."""
+    return [t for t in own_trials(study) if t.state not in FINISHED]
+
+
+def violations(metrics: Mapping[str, Any], constraints: Mapping[str, Bound]) -> dict[str, float]:
+    """Constraint name -> how far it is violated; <= 0 is kept. A metric that was not measured violates."""
+    values: dict[str, float] = {}
+    for metric, bound in constraints.items():
+        value = metrics.get(metric)
+        for kind, limit in (("min", bound.min), ("max", bound.max)):
+            if limit is not None:
+                gap = 1e9 if value is None else float(limit - value if kind == "min" else value - limit)
+                values[f"{metric}.{kind}"] = gap
+    return values
+
+
+def pareto_trials(study: optuna.Study, constraints: Mapping[str, Bound]) -> list[FrozenTrial]:
+    """The complete trials of this sweep that keep every constraint and that no other such trial dominates.
+
+    A trial dominates another if it is at least as good on every objective and better on one.
+    """
+    signs = [-1.0 if d == optuna.study.StudyDirection.MAXIMIZE else 1.0 for d in study.directions]
+    complete = [t for t in own_trials(study) if t.state == TrialState.COMPLETE]
+    feasible = [t for t in complete if all(v <= 0 for v in violations(t.user_attrs["metrics"], constraints).values())]
+    costs = [np.array(signs) * np.array(t.values) for t in feasible]
+    return [t for t, c in zip(feasible, costs, strict=True) if not any(_dominates(o, c) for o in costs)]
+
+
+def _dominates(a: np.ndarray, b: np.ndarray) -> bool:
+    return bool((a <= b).all() and (a < b).any())
+
+
+def warm_start(study: optuna.Study, sweep: SweepConfig, source: optuna.Study, source_sweep: SweepConfig) -> int:
+    """Let the search know the complete trials of another sweep; returns how many fit into this one's space.
+
+    A trial fits if each of its values lies in this space, where a field that it did not search counts with the value
+    its base had, and if it measured every objective. What is there already is not added again.
+    """
+    if any(WARM in t.user_attrs for t in study.get_trials(deepcopy=False)):
+        return sum(WARM in t.user_attrs for t in study.get_trials(deepcopy=False))
+    added = 0
+    for trial in source.get_trials(deepcopy=False):
+        if trial.state != TrialState.COMPLETE or WARM in trial.user_attrs:
+            continue
+        metrics = trial.user_attrs["metrics"]
+        params = _translated(trial.params, sweep, source_sweep)
+        if params is None or any(metrics.get(m) is None for m in sweep.objectives):
+            continue
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=params,
+                distributions={path: distribution(sweep.space[path]) for path in params},
+                values=[metrics[m] for m in sweep.objectives],
+                constraints=violations(metrics, sweep.constraints) or None,
+                user_attrs={WARM: f"{source_sweep.name}/{trial.number}", "metrics": metrics},
+            )
+        )
+        added += 1
+    return added
+
+
+def _translated(params: Mapping[str, Any], sweep: SweepConfig, source: SweepConfig) -> dict[str, Any] | None:
+    from core.config import to_mapping
+    from sweep.space import _holds
+
+    config = to_mapping(resolve(params, source.space, to_mapping(source.base_config())))
+    translated: dict[str, Any] = {}
+    for path in ordered(sweep.space):
+        dimension = sweep.space[path]
+        try:
+            if not _holds(dimension.when, config):
+                continue
+            value = _encode(get_path(config, path))
+            if not distribution(dimension)._contains(distribution(dimension).to_internal_repr(value)):
+                return None
+        except (KeyError, IndexError, TypeError, ValueError):
+            return None
+        translated[path] = value
+    return translated
+
+
+def directions(objectives: Sequence[str], sweep: SweepConfig) -> list[float]:
+    """+1 for each objective that is minimised, -1 for each that is maximised."""
+    return [1.0 if sweep.objectives[m] == "minimize" else -1.0 for m in objectives]  # type: ignore[index]
