@@ -6,19 +6,15 @@ waits for the device.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.cache import FeatureCache
+from core.checkpoint import read_tensors, write_tensors
 from core.config import Config, from_mapping, to_mapping
 from core.errors import InputError
 from core.evaluation import evaluate, gather
@@ -277,27 +273,3 @@ def over_replicates(metrics: dict[str, Tensor]) -> dict[str, float]:
             entry[f"{name}_se"] = float(values.std() / math.sqrt(len(values)))
             entry |= {f"{name}_r{r}": float(v) for r, v in enumerate(values)}
     return {k: v for k, v in entry.items() if not math.isnan(v)}
-
-
-def write_tensors(file: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Write tensors and JSON to one safetensors file that is either whole or not there."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(f".{os.getpid()}.part")
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, {"about": json.dumps(about)})
-    os.replace(part, file)
-
-
-def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and JSON of `write_tensors`.
-
-    Raises:
-        InputError: names the file that is missing or damaged.
-    """
-    try:
-        with safe_open(file, "pt") as opened:
-            about = json.loads((opened.metadata() or {})["about"])
-            return {k: opened.get_tensor(k) for k in opened.keys()}, about  # noqa: SIM118 (not a mapping)
-    except FileNotFoundError:
-        raise InputError(f"{file}: there is no such checkpoint") from None
-    except Exception as error:  # the library raises its own, undocumented kinds
-        raise InputError(f"{file}: is damaged ({error})") from None

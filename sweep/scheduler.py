@@ -54,6 +54,8 @@ class ResumableASHA(ASHAScheduler):
         return action
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        for entry in result.get("history") or []:  # the last step is not shown to on_trial_result
+            self._enter(trial.config["number"], entry["epoch"], entry.get(self._metric))
         self._trial_info.pop(trial.trial_id, None)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:

@@ -1,8 +1,8 @@
 """Images, labels, boxes and landmarks of every source, checked before anything is trained on them.
 
 A source is one function `load(config: DataConfig) -> Source` and one line in `SOURCES`. It returns all its records,
-with the label an index into its categories and the landmarks of all its parts; `Source` says what each field is. It need
-not decode an image, filter categories or merge landmarks: `load_dataset` does that for all sources alike.
+with the label an index into its categories and the landmarks of all its parts; `Source` says what each field is. It
+need not decode an image, filter categories or merge landmarks: `load_dataset` does that for all sources alike.
 """
 
 from __future__ import annotations

@@ -104,9 +104,9 @@ def crop(record: Record, size: int) -> tuple[Image.Image, np.ndarray]:
         size: side of the crop in pixels.
 
     Returns:
-        The RGB image, size x size, and the landmarks (parts, 3) float32 in the record's order: x, y in continuous pixels
-        of the crop, `x' = (x - box_x) / box_w * size` [algorithm.md, 1], and 1 if visible, else 0. A landmark outside the
-        box is not visible; one that is not visible has x = y = 0.
+        The RGB image, size x size, and the landmarks (parts, 3) float32 in the record's order: x, y in continuous
+        pixels of the crop, `x' = (x - box_x) / box_w * size` [algorithm.md, 1], and 1 if visible, else 0. A landmark
+        outside the box is not visible; one that is not visible has x = y = 0.
     """
     x, y, w, h = record.box
     with Image.open(record.image, formats=FORMATS) as file:

@@ -1,0 +1,30 @@
+"""Metric tables as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from core.metrics import KEYS
+
+
+def format_value(value: float | None, error: float | None = None) -> str:
+    """A metric in three or four digits, `-` where it is not defined, with its standard error if there is one."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" + (f" ±{error:.4f}" if error is not None else "")
+
+
+def metrics_table(rows: Mapping[str, Mapping[str, float]], keys: tuple[str, ...] = KEYS) -> str:
+    """A text table with a row for each name and a column for each metric that any row has.
+
+    Args:
+        rows: name -> metrics; `<metric>_se` is shown as its standard error.
+        keys: the metrics, in order.
+    """
+    shown = [k for k in keys if any(k in row for row in rows.values())]
+    table = [["", *(k.replace("_", " ") for k in shown)]]
+    for name, row in rows.items():
+        table.append([name, *(format_value(row.get(k), row.get(f"{k}_se")) for k in shown)])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(r, widths, strict=True))) for r in table]
+    return "\n".join(line.rstrip() for line in [lines[0], "-" * len(lines[0]), *lines[1:]])
