@@ -124,7 +124,7 @@ def _train(arguments: argparse.Namespace) -> int:
     if exists and not arguments.resume:
         raise InputError(f"--out {out}: holds an explainer already; add --resume to go on, or name another folder")
     cache = open_cache(config)
-    training = Training.load(out, cache, config.train.device) if exists else Training(config, cache)
+    training = Training.load(out, config, cache) if exists else Training(config, cache)
     with tqdm(total=config.train.epochs, initial=training.epoch, unit="epoch", disable=None) as bar:
         while not training.finished:
             entry = training.run_epoch()

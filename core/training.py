@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from core.cache import FeatureCache
 from core.checkpoint import read_tensors, write_tensors
-from core.config import Config, from_mapping, to_mapping
+from core.config import Config, flatten, to_mapping
 from core.errors import InputError
 from core.evaluation import evaluate, gather
 from core.explainer import Explainer, Explanation, PerformerShape
@@ -232,15 +232,17 @@ class Training:
         write_tensors(folder / CHECKPOINT, tensors | vectors, about)
 
     @classmethod
-    def load(cls, folder: Path, cache: FeatureCache, device: str | None = None) -> Training:
+    def load(cls, folder: Path, config: Config, cache: FeatureCache) -> Training:
         """The run of a checkpoint, which goes on as if it had never stopped.
 
         Raises:
-            InputError: if the checkpoint is damaged.
+            InputError: if the checkpoint is damaged, or is of another configuration (the device may differ).
         """
         tensors, about = read_tensors(folder / CHECKPOINT)
-        config = from_mapping(Config, about["config"])
-        config.train.device = device or config.train.device
+        now, then = flatten(to_mapping(config)), flatten(about["config"])
+        for field in sorted(now.keys() | then.keys()):
+            if field != "train.device" and now.get(field) != then.get(field):
+                raise InputError(f"{folder}: was trained with {field}={then.get(field)}, not {now.get(field)}")
         vectors = {k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")}
         training = cls(config, cache, vectors, about["seeds"])
         with torch.no_grad():  # copied in place, so that the memory layout stays what the convolutions like

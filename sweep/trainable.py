@@ -47,7 +47,7 @@ class ExplainerTrial(tune.Trainable):
             self.cache, self.cache_of = open_cache(config, progress=False), sections
         checkpoint = Path(self.settings["folder"]) / "checkpoint"
         if checkpoint.exists():
-            self.training = Training.load(checkpoint, config, self.cache)
+            self.training = Training.load(checkpoint, self.cache)
         else:
             self.training = Training(config, self.cache)
 

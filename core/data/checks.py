@@ -64,10 +64,9 @@ def check_images(paths: Iterable[Path]) -> dict[Path, Checked | str]:
     unknown = [path for path in unique if path not in results]
     if unknown:
         workers = min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-        # filters are global to the process: set them before the threads start, not in them
+        # PIL warns of odd metadata; filters are global to the process, so they are set before the threads start
         with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
             warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
             found = tqdm(pool.map(check_image, unknown), "checking images", len(unknown), delay=2, disable=None)
             results.update(zip(unknown, found, strict=True))
         _remember(memory, remembered, signatures, results)
@@ -87,13 +86,14 @@ def check_image(path: Path) -> Checked | str:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
+            if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise Image.DecompressionBombError
             if min(width, height) < MIN_SIDE:
                 return f"the image has {width} x {height} pixels; at least {MIN_SIDE} x {MIN_SIDE} are needed"
             image.load()
             to_rgb(image)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        limit = Image.MAX_IMAGE_PIXELS or 0
-        return f"is a decompression bomb: its header declares more than {limit} pixels"
+    except Image.DecompressionBombError:
+        return f"is a decompression bomb: its header declares more than {Image.MAX_IMAGE_PIXELS} pixels"
     except Image.UnidentifiedImageError:
         return f"is not an image in a known format ({', '.join(FORMATS)})"
     except Exception as error:  # damaged files raise nearly anything: OSError, SyntaxError, struct.error, zlib.error

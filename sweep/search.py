@@ -1,0 +1,213 @@
+"""Hands Optuna's proposals to Ray Tune, and the trials' ends back: the study and MLflow stay the only record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import optuna
+from optuna.trial import Trial, TrialState
+from ray.tune.search import Searcher
+
+from core.config import Config, flatten, to_mapping
+from core.errors import InputError
+from core.home import home
+from sweep.config import SweepConfig
+from sweep.folder import trial_folder, write_yaml
+from sweep.progress import Progress
+from sweep.space import resolve, run_name, suggest
+from sweep.study import budget, finished_trials, make_sampler, unfinished_trials, violations
+from sweep.tracking import Tracker
+
+
+class TuneTrial(Protocol):
+    """What is needed of Ray Tune's own trial."""
+
+    def get_error(self) -> Any: ...
+
+
+class StudySearcher(Searcher):
+    """Proposes unfinished trials first, then new ones, until the budget of ended trials is reached.
+
+    A trial's end is written in this order: MLflow metrics, artifacts, run status, and last the study. So whatever a
+    killed driver left behind, a trial that the study calls ended is whole, and any other is gone through again from its
+    checkpoint.
+
+    Args:
+        study: the study.
+        sweep: its configuration.
+        tracker: writes to MLflow.
+        progress: told of everything that happens.
+        concurrency: most trials at once.
+    """
+
+    def __init__(
+        self, study: optuna.Study, sweep: SweepConfig, tracker: Tracker, progress: Progress, concurrency: int
+    ) -> None:
+        super().__init__(metric=None, mode=None)
+        self.study, self.sweep, self.tracker, self.progress = study, sweep, tracker, progress
+        self.concurrency = concurrency
+        self.base = to_mapping(sweep.base_config())
+        self.waiting = [t.number for t in unfinished_trials(study)]
+        self.live: dict[str, Trial] = {}
+        self.tune_trials: dict[str, TuneTrial] = {}
+        self.history: dict[int, dict[int, dict[str, Any]]] = {}
+        self.failure: BaseException | None = None
+        self.finished = len(finished_trials(study))
+
+    def suggest(self, trial_id: str) -> Any:
+        if self.failure or self.finished + len(self.live) >= budget(self.sweep):
+            return Searcher.FINISHED
+        if len(self.live) >= self.concurrency:
+            return None
+        try:
+            return self._begin(trial_id)
+        except Exception as error:
+            self.failure = error
+            return Searcher.FINISHED
+
+    def _begin(self, trial_id: str) -> dict[str, Any] | str:
+        trial = self._next_trial()
+        params = suggest(trial, self.sweep.space, self.base)
+        try:
+            config = resolve(params, self.sweep.space, self.base)
+        except InputError as error:  # each value is possible, but not this combination
+            self._begin_record(trial, params, None)
+            self._end(trial, str(error))
+            return self.suggest(trial_id)
+        self._begin_record(trial, params, config)
+        self.live[trial_id] = trial
+        self.progress.started(trial.number)
+        return {
+            "number": trial.number,
+            "config": to_mapping(config),
+            "folder": str(trial_folder(self.sweep.name, trial.number)),
+            "home": str(home()),
+            "threads": max(1, int(self.sweep.resources.cpus_per_trial)),
+        }
+
+    def _next_trial(self) -> Trial:
+        if self.waiting:
+            number = self.waiting.pop(0)
+            self.study.sampler = make_sampler(self.sweep, number)
+            frozen = self.study.get_trials(deepcopy=False)[number]
+            if frozen.state == TrialState.RUNNING:
+                return Trial(self.study, frozen._trial_id)
+        self.study.sampler = make_sampler(self.sweep, len(self.study.get_trials(deepcopy=False)))
+        return self.study.ask()
+
+    def _begin_record(self, trial: Trial, params: Mapping[str, Any], config: Config | None) -> None:
+        flat = flatten(to_mapping(config)) if config else dict(params)
+        run = self.tracker.start_trial(trial.number, run_name(trial.number, params), flat)
+        trial.set_user_attr("mlflow_run", run)
+        self.history[trial.number] = {}
+        if config:
+            write_yaml(trial_folder(self.sweep.name, trial.number) / "config.yaml", config)
+
+    def _note(self, trial: Trial, result: Mapping[str, Any]) -> None:
+        new = [e for e in result.get("history") or [] if e["epoch"] not in self.history[trial.number]]
+        self.history[trial.number] |= {e["epoch"]: e for e in new}
+        self.tracker.log(trial.number, new)
+        self.progress.epochs(trial.number, len(new))
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self._note(self.live[trial_id], result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if self.failure or trial_id not in self.live:
+            return
+        trial = self.live[trial_id]
+        try:  # Ray Tune would log what is raised here and go on
+            if result:
+                self._note(trial, result)
+            if error:
+                reason = f"worker died more than {self.sweep.max_retries} times: {self._error_of(trial_id)}"
+                self._end(trial, reason)
+            else:
+                self._end(trial, (result or {}).get("ended"))
+            del self.live[trial_id]
+        except Exception as failure:
+            self.failure = failure
+
+    def _error_of(self, trial_id: str) -> str:
+        tune_trial = self.tune_trials.get(trial_id)
+        lines = str(tune_trial.get_error() if tune_trial else "").strip().splitlines()
+        return lines[-1] if lines else "no message"
+
+    def _end(self, trial: Trial, reason: str | None) -> None:
+        """Write a trial's end everywhere; `reason` is given for a failed one."""
+        number = trial.number
+        history = [self.history[number][e] for e in sorted(self.history[number])]
+        last = history[-1] if history else {}
+        metrics = {k: v for k, v in last.items() if k not in ("epoch", "timestamp")}
+        state, values = self._verdict(trial, metrics, last.get("epoch", 0), reason)
+        if state == TrialState.COMPLETE and values is None:
+            missing = ", ".join(m for m in self.sweep.objectives if metrics.get(m) is None)
+            state, reason = TrialState.FAIL, f"{missing} could not be measured"
+        if state == TrialState.PRUNED:
+            reason = f"stopped early after epoch {last['epoch']}"
+        folder = trial_folder(self.sweep.name, number)
+        name = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}[state]
+        artifacts = [folder / "config.yaml", *([folder / "explainer"] if state == TrialState.COMPLETE else [])]
+        ended = int(last.get("timestamp", time.time() * 1000))
+        self.tracker.end_trial(number, name, reason, [a for a in artifacts if a.exists()], ended)
+        self._tell(trial, state, values, metrics, history, reason)
+        self.finished += 1
+        self.progress.ended(number, name, metrics)
+
+    def _verdict(
+        self, trial: Trial, metrics: Mapping[str, Any], epochs: int, reason: str | None
+    ) -> tuple[TrialState, list[float] | None]:
+        if reason:
+            return TrialState.FAIL, None
+        wanted = resolve(trial.params, self.sweep.space, self.base).train.epochs
+        if epochs < wanted:
+            return TrialState.PRUNED, None
+        values = [metrics.get(m) for m in self.sweep.objectives]
+        return TrialState.COMPLETE, None if None in values else values  # type: ignore[return-value]
+
+    def _tell(
+        self,
+        trial: Trial,
+        state: TrialState,
+        values: list[float] | None,
+        metrics: dict[str, Any],
+        history: list[dict[str, Any]],
+        reason: str | None,
+    ) -> None:
+        trial.set_user_attr("metrics", metrics)
+        trial.set_user_attr("epochs", len(history))
+        trial.set_user_attr("seconds", sum(e.get("seconds", 0.0) for e in history))
+        if reason:
+            trial.set_user_attr("reason", reason[:2000])
+        if stopping := self.sweep.early_stopping:
+            trial.set_user_attr("rungs", {str(e["epoch"]): e.get(stopping.metric) for e in history})
+        if state == TrialState.COMPLETE and not trial.constraints:
+            for name, value in violations(metrics, self.sweep.constraints).items():
+                trial.set_constraint(name, value)
+        self.study.tell(trial, values if state == TrialState.COMPLETE else None, state=state)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the study is the state."""
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing: the study is the state."""
+
+
+def recorded_rungs(study: optuna.Study) -> dict[int, dict[int, float]]:
+    """Trial number -> {epoch: value} of what early stopping decided on in the trials that ended."""
+    return {
+        t.number: {int(epoch): value for epoch, value in t.user_attrs["rungs"].items()}
+        for t in finished_trials(study)
+        if "rungs" in t.user_attrs
+    }
+
+
+def trial_config_file(name: str, number: int) -> Path:
+    """The resolved configuration of a trial."""
+    return trial_folder(name, number) / "config.yaml"

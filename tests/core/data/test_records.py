@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core.data.records import Record, crop, to_rgb
+
+
+def save(image: Image.Image, path: Path, **options: object) -> Record:
+    image.save(path, **options)
+    return Record(path, (0.0, 0.0, float(image.width), float(image.height)), 0)
+
+
+def test_landmarks_move_with_the_crop_by_the_formula(tmp_path: Path) -> None:
+    save(Image.new("RGB", (100, 80)), tmp_path / "a.png")
+    record = Record(
+        tmp_path / "a.png", (20.0, 10.0, 50.0, 40.0), 0, {"head": (45.0, 20.0, True), "tail": (0.0, 0.0, False)}
+    )
+    image, landmarks = crop(record, 224)
+    assert image.size == (224, 224) and image.mode == "RGB"
+    assert landmarks.dtype == np.float32
+    np.testing.assert_allclose(landmarks, [[(45 - 20) / 50 * 224, (20 - 10) / 40 * 224, 1], [0, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "visible"), [(20, 10, 1), (70, 50, 1), (19.9, 30, 0), (70.1, 30, 0), (40, 9.9, 0), (40, 50.1, 0)]
+)
+def test_a_landmark_outside_the_box_is_not_visible(tmp_path: Path, x: float, y: float, visible: int) -> None:
+    save(Image.new("RGB", (100, 80)), tmp_path / "a.png")
+    _, landmarks = crop(Record(tmp_path / "a.png", (20.0, 10.0, 50.0, 40.0), 0, {"head": (x, y, True)}), 32)
+    assert landmarks[0, 2] == visible
+    assert visible or not landmarks.any()
+
+
+@pytest.mark.parametrize("size", [16, 64, 150])
+def test_a_mark_in_the_image_is_found_where_its_landmark_says(tmp_path: Path, size: int) -> None:
+    rng = np.random.default_rng(size)
+    for i in range(10):
+        x, y = rng.uniform(60, 120, 2)
+        box = (rng.uniform(0, 20), rng.uniform(0, 20), rng.uniform(160, 175), rng.uniform(145, 178))
+        rows, columns = np.mgrid[:200, :200] + 0.5
+        blob = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * 8**2))
+        save(Image.fromarray((blob * 255).astype(np.uint8)).convert("RGB"), tmp_path / f"{i}.png")
+        image, landmarks = crop(Record(tmp_path / f"{i}.png", box, 0, {"mark": (x, y, True)}), size)
+        weight = np.asarray(image, float)[..., 0]
+        centres = np.arange(size) + 0.5
+        found = (weight.sum(0) @ centres) / weight.sum(), (weight.sum(1) @ centres) / weight.sum()
+        np.testing.assert_allclose(landmarks[0, :2], found, atol=0.01 * size)
+
+
+def test_a_crop_shows_the_box_and_nothing_beside_it(tmp_path: Path) -> None:
+    pixels = np.zeros((50, 50, 3), np.uint8)
+    pixels[10:30, 20:40] = 200
+    save(Image.fromarray(pixels), tmp_path / "a.png")
+    image, _ = crop(Record(tmp_path / "a.png", (20.0, 10.0, 20.0, 20.0), 0), 64)
+    assert (np.asarray(image) == 200).all()
+
+
+def test_a_box_that_ends_at_the_image_border_in_floating_point_is_cropped(tmp_path: Path) -> None:
+    save(Image.new("RGB", (181, 272), "red"), tmp_path / "a.png")
+    for x in np.random.default_rng(0).uniform(0, 100, 50):
+        image, _ = crop(Record(tmp_path / "a.png", (x, x, 181 - x, 272 - x), 0), 8)
+        assert image.getpixel((7, 7)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "I;16"])
+def test_every_mode_of_image_becomes_rgb(mode: str) -> None:
+    if mode == "I;16":
+        image = Image.fromarray(np.full((6, 6), 65535, np.uint16))
+    elif mode == "I":
+        image = Image.fromarray(np.full((6, 6), 65535, np.int32))
+    elif mode == "LAB":
+        image = Image.new("LAB", (6, 6), (255, 0, 0))
+    else:
+        image = Image.new("RGB", (6, 6), "white").convert("L" if mode == "F" else "RGB").convert(mode)
+    assert image.mode == mode
+    rgb = to_rgb(image)
+    assert rgb.mode == "RGB" and rgb.size == (6, 6)
+    if mode != "LAB":
+        assert min(rgb.getpixel((3, 3))) >= 250
+
+
+@pytest.mark.parametrize("suffix", ["grey.png", "cmyk.jpg", "palette.gif", "alpha.png", "deep.png"])
+def test_files_of_every_mode_are_cropped(tmp_path: Path, suffix: str) -> None:
+    image = {
+        "grey.png": Image.new("L", (20, 20), 100),
+        "cmyk.jpg": Image.new("RGB", (20, 20), (100, 100, 100)).convert("CMYK"),
+        "palette.gif": Image.new("RGB", (20, 20), (100, 100, 100)).convert("P"),
+        "alpha.png": Image.new("RGBA", (20, 20), (100, 100, 100, 255)),
+        "deep.png": Image.fromarray(np.full((20, 20), 100 * 256, np.uint16)),
+    }[suffix]
+    picture, _ = crop(save(image, tmp_path / suffix), 10)
+    np.testing.assert_allclose(np.asarray(picture), 100, atol=6)
+
+
+def test_transparent_pixels_are_white_whatever_colour_they_hide(tmp_path: Path) -> None:
+    picture, _ = crop(save(Image.new("RGBA", (20, 20), (10, 200, 30, 0)), tmp_path / "a.png"), 10)
+    assert (np.asarray(picture) == 255).all()
+    indexed = Image.new("P", (20, 20), 0)
+    indexed.putpalette([10, 200, 30] * 256)
+    picture, _ = crop(save(indexed, tmp_path / "b.png", transparency=0), 10)
+    assert (np.asarray(picture) == 255).all()
+
+
+def test_an_exif_orientation_is_not_applied_because_annotations_refer_to_the_stored_pixels(tmp_path: Path) -> None:
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    pixels[:, :20] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    record = save(Image.fromarray(pixels), tmp_path / "a.jpg", exif=exif, quality=95)
+    picture = np.asarray(crop(record, 20)[0], float).mean(-1)
+    assert picture[:, :8].min() > 200 and picture[:, 12:].max() < 50
