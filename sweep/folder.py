@@ -1,10 +1,10 @@
 """The folder of a sweep: its configuration, its lock and its trials' checkpoints.
 
-    <home>/sweeps/NAME/sweep.yaml                        the configuration that `resume` goes on with
-    <home>/sweeps/NAME/lock                              held by the one driver
-    <home>/sweeps/NAME/trials/NUMBER/config.yaml         resolved configuration of a trial
-    <home>/sweeps/NAME/trials/NUMBER/checkpoint/         exact state after its last finished epoch
-    <home>/sweeps/NAME/trials/NUMBER/explainer/          the finished explainer
+<home>/sweeps/NAME/sweep.yaml                        the configuration that `resume` goes on with
+<home>/sweeps/NAME/lock                              held by the one driver
+<home>/sweeps/NAME/trials/NUMBER/config.yaml         resolved configuration of a trial
+<home>/sweeps/NAME/trials/NUMBER/checkpoint/         exact state after its last finished epoch
+<home>/sweeps/NAME/trials/NUMBER/explainer/          the finished explainer
 """
 
 from __future__ import annotations

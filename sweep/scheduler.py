@@ -23,6 +23,7 @@ class ResumableASHA(ASHAScheduler):
     def __init__(
         self, settings: EarlyStopping, max_epochs: int, recorded: Mapping[int, Mapping[int, float]] | None = None
     ) -> None:
+        self.metric_name, self.sign = settings.metric, 1.0 if settings.mode == "max" else -1.0
         super().__init__(
             time_attr="epoch",
             metric=settings.metric,
@@ -40,22 +41,23 @@ class ResumableASHA(ASHAScheduler):
         """Enter a result into its rung, once; returns the decision. Trials keep their number across sessions."""
         if value is None:
             return str(TrialScheduler.CONTINUE)
-        return str(self._brackets[0].on_result(SimpleNamespace(trial_id=number), epoch, self._metric_op * value))
+        key: Any = SimpleNamespace(trial_id=number)
+        return str(self._brackets[0].on_result(key, epoch, self.sign * value))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         number, epoch = trial.config["number"], result["epoch"]
         earlier: Iterable[Mapping[str, Any]] = [e for e in result.get("history") or [] if e["epoch"] < epoch]
         for entry in earlier:
-            self._enter(number, entry["epoch"], entry.get(self._metric))
+            self._enter(number, entry["epoch"], entry.get(self.metric_name))
         if result.get("ended"):
             return str(TrialScheduler.CONTINUE)
-        action = self._enter(number, epoch, result.get(self._metric))
+        action = self._enter(number, epoch, result.get(self.metric_name))
         self._num_stopped += action == TrialScheduler.STOP
         return action
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         for entry in result.get("history") or []:  # the last step is not shown to on_trial_result
-            self._enter(trial.config["number"], entry["epoch"], entry.get(self._metric))
+            self._enter(trial.config["number"], entry["epoch"], entry.get(self.metric_name))
         self._trial_info.pop(trial.trial_id, None)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,6 +86,7 @@ class StudySearcher(Searcher):
             "config": to_mapping(config),
             "folder": str(trial_folder(self.sweep.name, trial.number)),
             "home": str(home()),
+            "cwd": os.getcwd(),
             "threads": max(1, int(self.sweep.resources.cpus_per_trial)),
         }
 

@@ -80,9 +80,7 @@ def ordered(space: Mapping[str, Dimension]) -> list[str]:
 
 
 def _holds(when: Mapping[str, Any], mapping: dict[str, Any]) -> bool:
-    return all(
-        get_path(mapping, path) in (wanted if isinstance(wanted, list) else [wanted]) for path, wanted in when.items()
-    )
+    return all(get_path(mapping, path) in (wanted if isinstance(wanted, list) else [wanted]) for path, wanted in when.items())
 
 
 def _set(mapping: dict[str, Any], path: str, dimension: Dimension, value: Any) -> None:
@@ -131,8 +129,10 @@ def resolve(params: Mapping[str, Any], space: Mapping[str, Dimension], base: dic
 def run_name(number: int, params: Mapping[str, Any]) -> str:
     """A name that can be read in MLflow's tables: `007 W1=64 eta=0.53`."""
     names = short_names(list(params))
-    parts = [f"{names[path]}={value:.3g}" if isinstance(value, float) else f"{names[path]}={value}"
-             for path, value in params.items()]
+    parts = [
+        f"{names[path]}={value:.3g}" if isinstance(value, float) else f"{names[path]}={value}"
+        for path, value in params.items()
+    ]
     return " ".join([f"{number:03d}", *parts])
 
 
@@ -153,7 +153,7 @@ def grid(space: Mapping[str, Dimension]) -> dict[str, list[Any]]:
             raise InputError(f"space.{path}: the grid sampler needs a step, or type categorical with choices")
         step = dimension.step or 1
         assert dimension.low is not None and dimension.high is not None
-        count = int(math.floor((dimension.high - dimension.low) / step + 1e-9)) + 1
+        count = math.floor((dimension.high - dimension.low) / step + 1e-9) + 1
         points = [dimension.low + i * step for i in range(count)]
         values[path] = [int(p) for p in points] if dimension.type == "int" else points
     return values
@@ -175,7 +175,7 @@ def check_space(space: Mapping[str, Dimension], base: dict[str, Any], sampler: s
             for value in extremes:
                 trial = copy.deepcopy(base)
                 try:
-                    set_path(trial, target, int(value) if dimension.type == "int" else value)
+                    set_path(trial, target, value)
                     from_mapping(Config, trial)
                 except InputError as error:
                     raise InputError(f"{where}: {error}") from None

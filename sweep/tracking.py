@@ -157,8 +157,7 @@ class Tracker:
         with self._timed():
             for entry in history:
                 self._note(run, entry, int(entry["epoch"]), int(entry["timestamp"]))
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self.flush()
+        self.flush_if_due(FLUSH_SECONDS)
 
     def _note(self, run: str, metrics: Mapping[str, Any], step: int, timestamp: int) -> None:
         from mlflow.entities import Metric
@@ -170,6 +169,11 @@ class Tracker:
             if step not in steps:
                 steps.add(step)
                 self._waiting.setdefault(run, []).append(Metric(_key(key), float(value), timestamp, step))
+
+    def flush_if_due(self, seconds: float) -> None:
+        """Write what is waiting if nothing was written for so long."""
+        if self._waiting and time.monotonic() - self._flushed > seconds:
+            self.flush()
 
     def flush(self) -> None:
         """Write what is waiting."""
@@ -198,6 +202,10 @@ class Tracker:
             if reason:
                 self.client.set_tag(run, "reason", reason[:5000])
             self.client.set_terminated(run, status=STATUS[state], end_time=end)
+
+    def mark_front(self, number: int) -> None:
+        """Tag a trial's run as Pareto-optimal."""
+        self.client.set_tag(self._run_of(number), "pareto", "true")
 
     def log_artifact(self, path: Path, number: int | None = None) -> None:
         """Copy a file or folder (under its own name) to a trial's run, or the parent's."""

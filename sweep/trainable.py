@@ -13,10 +13,10 @@ class ExplainerTrial(tune.Trainable):
     """Trains one explainer. Its state is the checkpoint folder alone, so any process can go on with it.
 
     Its configuration: `number` of the trial, `config` (the resolved configuration as plain data), `folder` of the
-    trial, `home`, and `threads`. A step returns `epoch` (counted by the training), `history` (every epoch that this
-    process has not reported yet), the metrics of the last epoch, `done`, and `ended` with a reason if the training
-    cannot go on. The first step after a resume trains nothing: it reports what was there, so that whoever records can
-    fill gaps and a scheduler can decide again.
+    trial, `home`, `cwd` of the driver, and `threads`. A step returns `epoch` (counted by the training), `history`
+    (every epoch that this process has not reported yet), the metrics of the last epoch, `done`, and `ended` with a
+    reason if the training cannot go on. The first step after a resume trains nothing: it reports what was there, so
+    that whoever records can fill gaps and a scheduler can decide again.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -30,6 +30,8 @@ class ExplainerTrial(tune.Trainable):
         import torch
 
         os.environ["PARAPHRASE_HOME"] = config["home"]
+        if os.path.isdir(config["cwd"]):  # relative paths of the configuration are the driver's
+            os.chdir(config["cwd"])
         torch.set_num_threads(config["threads"])
         self.settings = config
         self.training: Any = None
@@ -38,6 +40,7 @@ class ExplainerTrial(tune.Trainable):
     def _open(self) -> None:
         """Open the cache and the checkpoint; a worker that is used again keeps its memory-mapped cache."""
         from core.cache import open_cache
+
         from core.config import Config, from_mapping
         from core.training import Training
 
@@ -47,13 +50,14 @@ class ExplainerTrial(tune.Trainable):
             self.cache, self.cache_of = open_cache(config, progress=False), sections
         checkpoint = Path(self.settings["folder"]) / "checkpoint"
         if checkpoint.exists():
-            self.training = Training.load(checkpoint, self.cache)
+            self.training = Training.load(checkpoint, config, self.cache)
         else:
             self.training = Training(config, self.cache)
 
     def step(self) -> dict[str, Any]:
+        from core.checkpoint import save_explainer
         from core.errors import InputError
-        from core.training import TrainingEnded, save_explainer
+        from core.training import TrainingEnded
 
         folder = Path(self.settings["folder"])
         try:

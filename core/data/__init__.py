@@ -62,8 +62,7 @@ def load_dataset(config: DataConfig) -> Dataset:
     chosen = choose_categories(source, config)
     position = {source_label: i for i, source_label in enumerate(chosen)}
     splits = [
-        [replace(r, label=position[r.label]) for r in split if r.label in position]
-        for split in (source.train, source.test)
+        [replace(r, label=position[r.label]) for r in split if r.label in position] for split in (source.train, source.test)
     ]
     names, splits = merge_landmarks(source.parts, config.landmarks, splits)
 

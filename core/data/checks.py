@@ -115,9 +115,7 @@ def check_record(record: Record, image: Checked | str) -> Record | str:
     return replace(record, box=box)
 
 
-def fit_box(
-    box: tuple[float, float, float, float], width: int, height: int
-) -> tuple[float, float, float, float] | str:
+def fit_box(box: tuple[float, float, float, float], width: int, height: int) -> tuple[float, float, float, float] | str:
     """The box (x, y, w, h) clipped to an image of width x height, or what is wrong with it.
 
     Clipped is what sticks out by no more than SLACK_PIXELS on every side, or with no more than SLACK_SHARE of the area.
@@ -160,7 +158,7 @@ def _recall(memory: Path) -> dict[str, list]:
         return {}
     if not isinstance(content, dict) or content.get("rules") != _rules():
         return {}
-    return {path: entry for path, entry in content["images"].items() if len(entry) == 6}
+    return {path: entry for path, entry in content.get("images", {}).items() if len(entry) == 6}
 
 
 def _rules() -> list:

@@ -31,7 +31,7 @@ def test_a_sound_file_gives_its_size_and_hash(tmp_path: Path, image_format: str)
 @pytest.mark.parametrize("cut", [1, 2, 10, 100, 1000])
 def test_a_jpeg_that_lacks_its_end_is_damaged(tmp_path: Path, cut: int) -> None:
     (tmp_path / "a.jpg").write_bytes(encoded("JPEG")[:-cut])
-    assert "truncated" in str(check_image(tmp_path / "a.jpg"))
+    assert "truncated" in str(check_image(tmp_path / "a.jpg")).lower()
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "BMP", "PPM", "GIF", "TIFF", "WEBP"])
@@ -56,7 +56,7 @@ def test_a_file_that_is_missing_empty_a_folder_or_no_image_is_named_as_such(tmp_
     assert check_image(tmp_path / "empty.png") == "the file is empty"
     for name in ("text.png", "postscript.png"):
         assert "is not an image in a known format" in str(check_image(tmp_path / name))
-    assert "file" in str(check_image(tmp_path / ("long" * 100)))
+    assert "too long" in str(check_image(tmp_path / ("long" * 100)))
     assert "cannot be read" in str(check_image(Path("a\0b"))) or "no such file" in str(check_image(Path("a\0b")))
 
 
@@ -71,7 +71,8 @@ def test_a_decompression_bomb_is_not_decoded(tmp_path: Path, size: tuple[int, in
     content = bytearray(encoded("BMP"))
     content[18:26] = b"".join(side.to_bytes(4, "little") for side in size)
     (tmp_path / "a.bmp").write_bytes(content)
-    assert "decompression bomb" in str(check_image(tmp_path / "a.bmp"))
+    (found,) = check_images([tmp_path / "a.bmp"]).values()
+    assert "decompression bomb" in str(found)
 
 
 def test_boxes_inside_the_image_stay_as_they_are() -> None:
@@ -155,9 +156,7 @@ def test_a_damaged_memory_only_means_that_files_are_checked_again(tmp_path: Path
     assert check_images([file]) == first
 
 
-def test_a_home_that_cannot_be_written_to_does_not_stop_the_check(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_home_that_cannot_be_written_to_does_not_stop_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_bytes(encoded("PNG"))
     (tmp_path / "file").touch()
     monkeypatch.setenv("PARAPHRASE_HOME", str(tmp_path / "file"))

@@ -16,9 +16,7 @@ def save(image: Image.Image, path: Path, **options: object) -> Record:
 
 def test_landmarks_move_with_the_crop_by_the_formula(tmp_path: Path) -> None:
     save(Image.new("RGB", (100, 80)), tmp_path / "a.png")
-    record = Record(
-        tmp_path / "a.png", (20.0, 10.0, 50.0, 40.0), 0, {"head": (45.0, 20.0, True), "tail": (0.0, 0.0, False)}
-    )
+    record = Record(tmp_path / "a.png", (20.0, 10.0, 50.0, 40.0), 0, {"head": (45.0, 20.0, True), "tail": (0.0, 0.0, False)})
     image, landmarks = crop(record, 224)
     assert image.size == (224, 224) and image.mode == "RGB"
     assert landmarks.dtype == np.float32
@@ -57,6 +55,15 @@ def test_a_crop_shows_the_box_and_nothing_beside_it(tmp_path: Path) -> None:
     save(Image.fromarray(pixels), tmp_path / "a.png")
     image, _ = crop(Record(tmp_path / "a.png", (20.0, 10.0, 20.0, 20.0), 0), 64)
     assert (np.asarray(image) == 200).all()
+
+
+def test_a_box_may_begin_within_a_pixel(tmp_path: Path) -> None:
+    ramp = np.tile(4 * np.arange(50, dtype=np.uint8), (50, 1))
+    for name, pixels, axis in (("x.png", ramp, 0), ("y.png", ramp.T, 1)):
+        save(Image.fromarray(np.ascontiguousarray(pixels)), tmp_path / name)
+        picture, _ = crop(Record(tmp_path / name, (10.5, 10.5, 20.0, 20.0), 0), 20)
+        means = np.asarray(picture)[2:-2, 2:-2, 0].mean(axis)
+        np.testing.assert_allclose(means, 4 * (10.5 + np.arange(2, 18)), atol=0.5)
 
 
 def test_a_box_that_ends_at_the_image_border_in_floating_point_is_cropped(tmp_path: Path) -> None:

@@ -1,0 +1,328 @@
+"""Runs a sweep from its start, or from wherever it was interrupted, to its budget."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+
+from core.config import flatten, to_mapping
+from core.errors import InputError
+from core.home import home
+from sweep.cluster import cluster, concurrency, gpus_of_trial, quiet_ray
+from sweep.config import SweepConfig, drop_landmark_metrics
+from sweep.folder import locked, read_sweep, storage_url, sweep_folder, tracking_uri, write_yaml
+from sweep.progress import Progress
+from sweep.study import (
+    STATE_NAMES,
+    budget,
+    finished_trials,
+    open_storage,
+    open_study,
+    own_trials,
+    study_exists,
+    warm_start,
+)
+from sweep.tracking import Tracker, open_client, open_experiment
+
+if TYPE_CHECKING:
+    from core.cache import FeatureCache
+
+INTERRUPTED = 130
+
+
+@dataclass
+class Session:
+    """One run of the driver."""
+
+    sweep: SweepConfig
+    study: optuna.Study
+    tracker: Tracker
+    cache: FeatureCache
+    begin: float
+    """time.monotonic() of its start."""
+    seconds_before: float
+    """What earlier sessions took."""
+
+    def save_seconds(self) -> None:
+        """Keep the time that the sweep has taken so far, in all its sessions."""
+        self.study.set_user_attr("seconds", self.seconds_before + time.monotonic() - self.begin)
+
+
+def run_sweep(sweep: SweepConfig) -> int:
+    """Run a new sweep; returns the exit code.
+
+    Raises:
+        InputError: if there is a sweep of this name, or the data is bad; then nothing is left behind.
+    """
+    refuse_existing(sweep)
+    with locked(sweep.name):
+        try:
+            refuse_existing(sweep)
+            cache = prepare(sweep)
+            write_yaml(sweep_folder(sweep.name) / "sweep.yaml", sweep)
+        except BaseException:
+            if not (sweep_folder(sweep.name) / "sweep.yaml").exists():
+                shutil.rmtree(sweep_folder(sweep.name))
+            raise
+        return _drive(sweep, cache)
+
+
+def refuse_existing(sweep: SweepConfig) -> None:
+    """Raises InputError, with the ways out, if there is a sweep of this name."""
+    if (sweep_folder(sweep.name) / "sweep.yaml").exists() or study_exists(storage_url(sweep), sweep.name):
+        raise InputError(
+            f"sweep {sweep.name}: exists already; go on with `paraphrase sweep resume {sweep.name}`, "
+            f"or choose another name with `--name`, or delete it with `paraphrase sweep delete {sweep.name}`"
+        )
+
+
+def resume_sweep(name: str, trials: int | None = None, changes: dict[str, Any] | None = None) -> int:
+    """Go on with a sweep to its budget, or a larger one; returns the exit code.
+
+    Args:
+        trials: new budget.
+        changes: fields of `resources` that are different from now on.
+
+    Raises:
+        InputError: if there is no such sweep, or it has more trials than the new budget.
+    """
+    sweep = read_sweep(name)
+    with locked(name):
+        sweep = read_sweep(name)
+        if changes:
+            sweep = replace(sweep, resources=replace(sweep.resources, **changes))
+        if trials is not None:
+            _check_budget(sweep, trials)
+            sweep = replace(sweep, trials=trials)
+        if trials is not None or changes:
+            write_yaml(sweep_folder(name) / "sweep.yaml", sweep)
+        return _drive(sweep, prepare(sweep))
+
+
+def _check_budget(sweep: SweepConfig, trials: int) -> None:
+    if trials < 1:
+        raise InputError(f"--trials {trials}: must be at least 1")
+    if not study_exists(storage_url(sweep), sweep.name):
+        return
+    begun = len(own_trials(open_study(sweep, storage_url(sweep))))
+    if trials < begun:
+        raise InputError(f"--trials {trials}: {begun} trials were begun already; the budget must be at least that")
+
+
+def prepare(sweep: SweepConfig) -> FeatureCache:
+    """Make data, performer and cache, once; takes objectives that the data cannot give out of the sweep, in place."""
+    from core.cache import open_cache
+
+    cache = open_cache(sweep.base_config())
+    if not cache.meta["landmarks"] and drop_landmark_metrics(sweep):
+        say(f"no landmarks: optimising {' and '.join(sweep.objectives)}")
+    return cache
+
+
+def say(text: str) -> None:
+    """A line for the user."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _drive(sweep: SweepConfig, cache: FeatureCache) -> int:
+    """Run trials until the budget is spent, then write what belongs to the whole sweep."""
+    begin = time.monotonic()
+    study = open_study(sweep, storage_url(sweep), create=True)
+    _warm_start(study, sweep)
+    tracker = _open_tracker(sweep, cache)
+    session = Session(sweep, study, tracker, cache, begin, study.user_attrs.get("seconds", 0.0))
+    _record_baseline(session)
+    done = len(finished_trials(study))
+    if done < budget(sweep):
+        say(f"sweep {sweep.name}: {done} of {budget(sweep)} trials done; results in {tracking_uri(sweep)}")
+        _run_trials(session)
+    session.save_seconds()
+    missing = budget(sweep) - len(finished_trials(study))
+    if missing > 0:
+        tracker.end("KILLED", _logging_share(session))
+        say(f"interrupted, {missing} trials to go; go on with `paraphrase sweep resume {sweep.name}`")
+        return INTERRUPTED
+    _finish(session)
+    return 0
+
+
+def _warm_start(study: optuna.Study, sweep: SweepConfig) -> None:
+    if sweep.warm_start:
+        source = read_sweep(sweep.warm_start)
+        count = warm_start(study, sweep, open_study(source, storage_url(source)), source)
+        say(f"warm start: {count} trials of {sweep.warm_start}")
+
+
+def _open_tracker(sweep: SweepConfig, cache: FeatureCache) -> Tracker:
+    client = open_client(tracking_uri(sweep))
+    artifacts = None if sweep.tracking_uri else (home() / "mlartifacts").as_uri()
+    experiment = open_experiment(client, sweep.experiment, artifacts)
+    base = sweep.base_config()
+    tags = {
+        "data_hash": cache.meta["dataset_fingerprint"],
+        "performer_hash": cache.meta["performer_fingerprint"],
+        "cache_key": cache.meta["key"],
+        "code_version": code_version(),
+        "objectives": ", ".join(f"{m} {d}" for m, d in sweep.objectives.items()),
+        "sampler": sweep.sampler,
+        "sampler_seed": str(sweep.sampler_seed),
+        "seeds": f"data {base.data.seed}, performer {base.performer.fit.seed}, train {base.train.seed}",
+    }
+    return Tracker(client, experiment, sweep.name, tags)
+
+
+def code_version() -> str:
+    """`git describe` of this code, or the installed version."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--tags"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        found = None
+    if found and found.returncode == 0:
+        return found.stdout.strip()
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("paraphrase")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _record_baseline(session: Session) -> None:
+    """The performer's own metrics and the controls, measured once."""
+    rows = session.study.user_attrs.get("baseline")
+    if rows is None:
+        from core.evaluation import baseline
+
+        rows = baseline(session.cache)
+        session.study.set_user_attr("baseline", rows)
+    sweep = to_mapping(session.sweep)
+    params = flatten(sweep.pop("base")) | {f"sweep.{k}": v for k, v in flatten(sweep).items() if k != "trials"}
+    metrics = {f"{row}/{metric}": value for row, values in rows.items() for metric, value in values.items()}
+    session.tracker.log_parent(metrics, params)
+    session.tracker.log_artifact(sweep_folder(session.sweep.name) / "sweep.yaml")
+
+
+def _run_trials(session: Session) -> None:
+    quiet_ray()
+    from ray import tune
+
+    from sweep.search import StudySearcher, recorded_rungs
+    from sweep.trainable import ExplainerTrial
+    from sweep.watch import Watch
+
+    sweep, study = session.sweep, session.study
+    progress = _progress(session)
+    scheduler = None
+    if sweep.early_stopping:
+        from sweep.scheduler import ResumableASHA
+
+        scheduler = ResumableASHA(sweep.early_stopping, _most_epochs(sweep), recorded_rungs(study))
+    scratch = sweep_folder(sweep.name) / "ray"
+    shutil.rmtree(scratch, ignore_errors=True)
+    with cluster(sweep.resources) as available:
+        at_once = concurrency(sweep.resources, available, budget(sweep))
+        searcher = StudySearcher(study, sweep, session.tracker, progress, at_once)
+        _sigterm_like_sigint()
+        try:
+            tune.run(
+                ExplainerTrial,
+                name="tune",
+                search_alg=searcher,
+                scheduler=scheduler,
+                num_samples=-1,
+                storage_path=str(scratch),
+                resources_per_trial={
+                    "cpu": sweep.resources.cpus_per_trial,
+                    "gpu": gpus_of_trial(sweep.resources, available),
+                },
+                max_failures=sweep.max_retries,
+                reuse_actors=True,
+                raise_on_failed_trial=False,
+                verbose=0,
+                callbacks=[Watch(searcher, progress, session.tracker, session.save_seconds)],
+                trial_name_creator=lambda trial: f"{trial.config['number']:03d}",
+                trial_dirname_creator=lambda trial: f"{trial.config['number']:03d}_{trial.trial_id}",
+            )
+        finally:
+            progress.close()
+            session.tracker.flush()
+    shutil.rmtree(scratch, ignore_errors=True)
+    if searcher.failure:
+        raise searcher.failure
+
+
+def _sigterm_like_sigint() -> None:
+    """Let SIGTERM end the command as Ctrl-C does, which Ray Tune turns into an orderly end."""
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+
+
+def _most_epochs(sweep: SweepConfig) -> int:
+    dimension = sweep.space.get("train.epochs")
+    if dimension is None:
+        return sweep.base_config().train.epochs
+    return int(max(dimension.choices) if dimension.choices else dimension.high or 1)
+
+
+def _progress(session: Session) -> Progress:
+    sweep, finished = session.sweep, finished_trials(session.study)
+    states: dict[str, int] = {}
+    best: dict[str, float | None] = {metric: None for metric in sweep.objectives}
+    for trial in finished:
+        states[STATE_NAMES[trial.state]] = states.get(STATE_NAMES[trial.state], 0) + 1
+        if trial.state == optuna.trial.TrialState.COMPLETE:
+            for (metric, direction), value in zip(sweep.objectives.items(), trial.values, strict=True):
+                choose = min if direction == "minimize" else max
+                known = best[metric]
+                best[metric] = value if known is None else choose(known, value)
+    return Progress(budget(sweep), states, best, sweep.objectives, _most_epochs(sweep))
+
+
+def _logging_share(session: Session) -> float:
+    """Share of this session's time that was spent writing to MLflow while trials ran."""
+    return session.tracker.seconds / max(time.monotonic() - session.begin, 1e-9)
+
+
+def _finish(session: Session) -> None:
+    """Figures, filter pages and the front, once for every budget; then the table."""
+    from sweep.report import write_report
+    from sweep.results import front_table
+
+    share = _logging_share(session)
+    if session.study.user_attrs.get("reported") != len(finished_trials(session.study)):
+        write_report(session)
+        session.save_seconds()
+        session.tracker.end("FINISHED", share)
+        session.study.set_user_attr("reported", len(finished_trials(session.study)))
+    else:
+        session.tracker.end("FINISHED")
+        say(f"sweep {session.sweep.name}: finished already; `--trials N` raises its budget")
+    print(front_table(session.study, session.sweep))
+
+
+def delete_sweep(name: str) -> None:
+    """Delete a sweep: its study, its folder and its MLflow runs.
+
+    Raises:
+        InputError: if there is none of that name, or it is being run.
+    """
+    sweep = read_sweep(name)
+    with locked(name):
+        if study_exists(storage_url(sweep), name):
+            optuna.delete_study(study_name=name, storage=open_storage(storage_url(sweep)))
+        client = open_client(tracking_uri(sweep))
+        experiment = client.get_experiment_by_name(sweep.experiment)
+        while experiment and (runs := client.search_runs([experiment.experiment_id], f"tags.study = '{name}'")):
+            for run in runs:
+                client.delete_run(run.info.run_id)
+        shutil.rmtree(sweep_folder(name))

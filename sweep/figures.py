@@ -1,0 +1,191 @@
+"""Figures of a sweep, each as HTML that works offline and as PNG."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import TrialState
+
+from sweep.space import short_names
+
+LEAST_TRIALS = 4
+"""Fewer complete trials than this say nothing of what a hyperparameter is worth."""
+
+ALL, FRONT, PERFORMER = "#9aa0a6", "#d1495b", "#30638e"
+
+
+def plain_copy(study: optuna.Study, trials: list[optuna.trial.FrozenTrial]) -> optuna.Study:
+    """The complete ones of these trials in memory, with short parameter names, for drawing."""
+    copy = optuna.create_study(directions=study.directions)
+    copy.set_metric_names(study.metric_names or [])
+    complete = [t for t in trials if t.state == TrialState.COMPLETE]
+    names = short_names(sorted({path for t in complete for path in t.params}))
+    for trial in complete:
+        copy.add_trial(
+            optuna.trial.create_trial(
+                params={names[k]: v for k, v in trial.params.items()},
+                distributions={names[k]: d for k, d in trial.distributions.items()},
+                values=trial.values,
+                user_attrs={"number": trial.number},
+            )
+        )
+    return copy
+
+
+def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
+    """PED-ANOVA importances: objective -> hyperparameter -> share, largest first; empty with too few trials.
+
+    The importance is of reaching the best tenth of an objective. The evaluator takes low for good whatever the study's
+    direction, so maximised objectives are negated.
+    """
+    complete = [t for t in study.trials if t.state == TrialState.COMPLETE]
+    if len(complete) < LEAST_TRIALS:
+        return {}
+    shares: dict[str, dict[str, float]] = {}
+    for i, metric in enumerate(study.metric_names or []):
+        sign = -1.0 if study.directions[i] == optuna.study.StudyDirection.MAXIMIZE else 1.0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            shares[metric] = get_param_importances(
+                study,
+                evaluator=PedAnovaImportanceEvaluator(target_quantile=max(0.1, 2 / len(complete))),
+                target=_value_of(i, sign),
+            )
+    return shares
+
+
+def draw_figures(study: optuna.Study, front: set[int], performer: Mapping[str, float], folder: Path) -> list[Path]:
+    """Draw everything into a folder; returns the files.
+
+    Args:
+        study: from `plain_copy`.
+        front: numbers of the Pareto-optimal trials.
+        performer: its metrics, drawn as a line where it has the objective's.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    folder.mkdir(parents=True, exist_ok=True)
+    shares = importances(study)
+    files = _draw_pareto(study, front, performer, folder)
+    kinds = ["optimization_history", "slice", "parallel_coordinate"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for kind in kinds:
+            files += _draw_by_objective(study, kind, folder)
+    if shares:
+        files += _draw_importances(shares, folder)
+    return files
+
+
+def _write_html(figures: list[Any], file: Path) -> Path:
+    """One page with several plotly figures, and plotly itself in it once."""
+    parts = [f.to_html(full_html=False, include_plotlyjs=i == 0) for i, f in enumerate(figures)]
+    file.write_text(f"<html><head><meta charset='utf-8'></head><body>{''.join(parts)}</body></html>", encoding="utf-8")
+    return file
+
+
+def _draw_by_objective(study: optuna.Study, kind: str, folder: Path) -> list[Path]:
+    import matplotlib.pyplot as plt
+    import optuna.visualization as interactive
+    import optuna.visualization.matplotlib as still
+
+    figures, files = [], []
+    for i, metric in enumerate(study.metric_names or []):
+        target = _value_of(i)
+        arguments = {"target": target, "target_name": metric}
+        figures.append(getattr(interactive, f"plot_{kind}")(study, **arguments))
+        getattr(still, f"plot_{kind}")(study, **arguments)
+        figure = plt.gcf()
+        if kind != "slice":
+            figure.set_size_inches(9, 5)
+        files.append(folder / f"{kind}_{metric}.png")
+        figure.savefig(files[-1], dpi=110, bbox_inches="tight")
+        plt.close("all")
+    return [_write_html(figures, folder / f"{kind}.html"), *files]
+
+
+def _value_of(index: int, sign: float = 1.0) -> Callable[[optuna.trial.FrozenTrial], float]:
+    return lambda trial: sign * trial.values[index]
+
+
+def _draw_importances(shares: Mapping[str, Mapping[str, float]], folder: Path) -> list[Path]:
+    import matplotlib.pyplot as plt
+    import plotly.graph_objects as go
+
+    names = sorted({n for s in shares.values() for n in s}, key=lambda n: sum(s.get(n, 0) for s in shares.values()))
+    title = "What each hyperparameter is worth (PED-ANOVA)"
+    figure = go.Figure(layout={"title": title, "barmode": "group", "xaxis": {"title": "importance"}})
+    for metric, share in shares.items():
+        figure.add_bar(name=metric, y=names, x=[share.get(n, 0) for n in names], orientation="h")
+    still, axes = plt.subplots(figsize=(8, 1.5 + 0.45 * len(names)))
+    height = 0.8 / len(shares)
+    for i, (metric, share) in enumerate(shares.items()):
+        axes.barh([j + i * height for j in range(len(names))], [share.get(n, 0) for n in names], height, label=metric)
+    axes.set_yticks([j + 0.4 - height / 2 for j in range(len(names))], names)
+    axes.set(title=title, xlabel="importance")
+    axes.legend()
+    still.savefig(folder / "importance.png", dpi=110, bbox_inches="tight")
+    plt.close(still)
+    return [_write_html([figure], folder / "importance.html"), folder / "importance.png"]
+
+
+def _draw_pareto(study: optuna.Study, front: set[int], performer: Mapping[str, float], folder: Path) -> list[Path]:
+    """Every pair of objectives: all complete trials, the front, and the performer's own value."""
+    import matplotlib.pyplot as plt
+    from plotly.subplots import make_subplots
+
+    metrics = list(study.metric_names or [])
+    trials = study.trials
+    groups = [("other trials", ALL, False), ("front", FRONT, True)]
+    pairs = list(itertools.combinations(range(len(metrics)), 2)) or [(0, 0)]
+    figure = make_subplots(1, len(pairs), horizontal_spacing=0.08)
+    still, grid = plt.subplots(1, len(pairs), figsize=(5.2 * len(pairs), 4.4), squeeze=False)
+    for column, (i, j) in enumerate(pairs, 1):
+        axes = grid[0][column - 1]
+        for label, colour, on_front in groups:
+            some = [t for t in trials if (t.user_attrs["number"] in front) == on_front]
+            x, y = [t.values[i] for t in some], [t.values[j] for t in some]
+            hover = [_describe(t) for t in some]
+            style: dict[str, Any] = {"color": colour, "size": 10 if on_front else 7}
+            figure.add_scatter(
+                x=x, y=y, mode="markers", marker=style, text=hover, name=label, showlegend=column == 1, row=1, col=column
+            )
+            axes.scatter(x, y, c=colour, s=45 if on_front else 22, label=label, zorder=3)
+            for t in some if on_front else []:
+                place = (t.values[i], t.values[j])
+                axes.annotate(str(t.user_attrs["number"]), place, (4, 4), textcoords="offset points", fontsize=8)
+        for index, line, still_line in ((i, figure.add_vline, axes.axvline), (j, figure.add_hline, axes.axhline)):
+            if (value := performer.get(metrics[index])) is not None:
+                position = {"x" if index == i else "y": value}
+                line(**position, line_dash="dot", line_color=PERFORMER, row=1, col=column)
+                still_line(value, ls=":", c=PERFORMER, label="performer")
+        figure.update_xaxes(title=_title(study, i), row=1, col=column)
+        figure.update_yaxes(title=_title(study, j), row=1, col=column)
+        axes.set(xlabel=_title(study, i), ylabel=_title(study, j))
+    grid[0][0].legend(fontsize=8)
+    figure.update_layout(title="Pareto front", height=520)
+    still.tight_layout()
+    still.savefig(folder / "pareto_front.png", dpi=110)
+    plt.close(still)
+    return [_write_html([figure], folder / "pareto_front.html"), folder / "pareto_front.png"]
+
+
+def _title(study: optuna.Study, index: int) -> str:
+    direction = study.directions[index]
+    better = "higher is better" if direction == optuna.study.StudyDirection.MAXIMIZE else "lower is better"
+    return f"{(study.metric_names or [])[index].replace('_', ' ')} ({better})"
+
+
+def _describe(trial: optuna.trial.FrozenTrial) -> str:
+    """A trial's number and parameters as hover text."""
+    values = [f"{k} = {v:.4g}" if isinstance(v, float) else f"{k} = {v}" for k, v in trial.params.items()]
+    return "<br>".join([f"trial {trial.user_attrs['number']}", *values])

@@ -1,0 +1,96 @@
+"""MLflow's pages on loopback, opened on the right experiment."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+
+from core.errors import InputError
+from core.home import home
+from sweep.folder import read_sweep, tracking_uri
+from sweep.tracking import open_client, quiet_mlflow
+
+START_SECONDS = 60.0
+
+
+def free_port(first: int) -> int:
+    """The first port from `first` on that nobody listens on.
+
+    Raises:
+        InputError: if there is none among the next hundred.
+    """
+    for port in range(first, min(first + 100, 65536)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise InputError(f"--port {first}: must be a number from 1 to 65535 with a free port after it")
+
+
+def page(uri: str, experiment: str, study: str | None) -> str:
+    """The part of the address after the host: the experiment, or the sweep's run in it."""
+    client = open_client(uri)
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return "/"
+    if study:
+        runs = client.search_runs([found.experiment_id], f"tags.study = '{study}' and tags.kind = 'sweep'")
+        if runs:
+            return f"/#/experiments/{found.experiment_id}/runs/{runs[0].info.run_id}"
+    return f"/#/experiments/{found.experiment_id}"
+
+
+def serve(name: str | None, port: int, browser: bool) -> int:
+    """Run MLflow's server until Ctrl-C.
+
+    Args:
+        name: a sweep; None: the home folder's own store.
+    """
+    sweep = read_sweep(name) if name else None
+    uri = tracking_uri(sweep) if sweep else f"sqlite:///{home() / 'mlflow.db'}"
+    experiment = sweep.experiment if sweep else "paraphrase"
+    if not sweep and not (home() / "mlflow.db").exists():
+        raise InputError(f"ui: nothing is recorded in {home()} yet; start a sweep, or set PARAPHRASE_HOME")
+    quiet_mlflow()
+    address = page(uri, experiment, name)
+    if uri.startswith("http"):
+        print(f"{uri.rstrip('/')}{address}")
+        return 0
+    port = free_port(port)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    server = subprocess.Popen(
+        [*command, "--backend-store-uri", uri, "--default-artifact-root", (home() / "mlartifacts").as_uri()],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        _wait(server, port)
+        url = f"http://127.0.0.1:{port}{address}"
+        print(f"{url}\nCtrl-C ends it", flush=True)
+        if browser:
+            import webbrowser
+
+            webbrowser.open(url)
+        return server.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _wait(server: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and server.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    raise InputError(f"ui: MLflow's server did not start on port {port} within {START_SECONDS:.0f} s")
