@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from core.cache import FeatureCache
 from core.checkpoint import read_tensors, write_tensors
 from core.config import Config, flatten, to_mapping
+from core.device import autocast_for, choose_device
 from core.errors import InputError
 from core.evaluation import evaluate, gather
 from core.explainer import Explainer, Explanation, PerformerShape
@@ -59,29 +60,6 @@ def performer_shape(cache: FeatureCache) -> PerformerShape:
         channel_peaks=sample.amax((1, 2)).mean(0).clamp(min=1e-6).cpu(),
         decoder_layers=cache.decoder_layers,
     )
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of `train.device`.
-
-    Raises:
-        InputError: if it is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise InputError(f"train.device: {name} is not available; use auto, cpu, cuda or cuda:N") from None
-    return device
-
-
-def autocast_for(precision: str, device: torch.device) -> torch.autocast:
-    """Mixed precision of `train.precision`: bfloat16 convolutions and matrix products where the hardware has them."""
-    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
-    wanted = precision == "bfloat16" or (precision == "auto" and fast)
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
 
 
 class Training:

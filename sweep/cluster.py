@@ -13,6 +13,7 @@ from sweep.config import Resources
 OBJECT_STORE = 256 * 2**20  # bytes; results are small, and nothing else goes through the store
 
 SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",

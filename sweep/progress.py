@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 PLAIN_SECONDS = 30.0
+SETTLE_SECONDS = 0.3  # between a trial's end and the line about it, so that the next trial is in it
 WINDOW = 60.0
 
 
@@ -75,7 +76,7 @@ class Progress:
                 value, best = metrics[metric], self.best.get(metric)
                 if best is None or (value < best if direction == "minimize" else value > best):
                     self.best[metric] = value
-        self.draw(force=not self.terminal)
+        self._drawn = min(self._drawn, time.monotonic() - PLAIN_SECONDS + SETTLE_SECONDS)
 
     def rate(self) -> float:
         """Epochs a second, over the last minutes."""

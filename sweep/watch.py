@@ -12,7 +12,7 @@ from sweep.progress import Progress
 from sweep.search import StudySearcher
 from sweep.tracking import FLUSH_SECONDS, Tracker
 
-SECONDS_EVERY = 10.0
+SECONDS_EVERY = 2.0
 
 
 class Watch(Callback):

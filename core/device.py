@@ -1,0 +1,30 @@
+"""Devices and mixed precision."""
+
+from __future__ import annotations
+
+import torch
+
+from core.errors import InputError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of `train.device`.
+
+    Raises:
+        InputError: if it is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise InputError(f"train.device: {name} is not available; use auto, cpu, cuda or cuda:N") from None
+    return device
+
+
+def autocast_for(precision: str, device: torch.device) -> torch.autocast:
+    """Mixed precision of `train.precision`: bfloat16 convolutions and matrix products where the hardware has them."""
+    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    wanted = precision == "bfloat16" or (precision == "auto" and fast)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
