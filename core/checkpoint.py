@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -11,7 +12,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from core.config import ExplainerConfig, from_mapping
 from core.errors import InputError
+from core.explainer import Explainer, PerformerShape
+from core.modules import build_module, describe_module
+
+EXPLAINER, ABOUT = "explainer.safetensors", "explainer.json"
 
 
 def write_tensors(file: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
@@ -36,3 +42,41 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(f"{file}: there is no such checkpoint") from None
     except Exception as error:  # the library raises its own, undocumented kinds
         raise InputError(f"{file}: is damaged ({error})") from None
+
+
+def save_explainer(explainer: Explainer, folder: Path, about: dict[str, Any]) -> None:
+    """Write an explainer that `load_explainer` loads back, and a JSON of what it is.
+
+    Args:
+        explainer: of R replicates.
+        folder: for `explainer.safetensors` and `explainer.json`; made if it is not there.
+        about: what else the JSON should say: configuration, metrics, data.
+    """
+    shape = explainer.shape
+    network = {
+        "explainer": dataclasses.asdict(explainer.config),
+        "replicates": explainer.replicates,
+        "pool": describe_module(explainer.pool),
+        "shape": {k: getattr(shape, k) for k in ("channels", "pooled", "target_sizes", "target_relu")},
+    }
+    write_tensors(folder / EXPLAINER, explainer.state_dict(), network)
+    part = folder / f"{ABOUT}.part"
+    part.write_text(json.dumps(network | about, indent=2) + "\n", encoding="utf-8")
+    os.replace(part, folder / ABOUT)
+
+
+def load_explainer(folder: str | Path) -> Explainer:
+    """A saved explainer in evaluation mode, without gradients.
+
+    Raises:
+        InputError: names the file that is missing or damaged.
+    """
+    tensors, about = read_tensors(Path(folder) / EXPLAINER)
+    config = from_mapping(ExplainerConfig, about["explainer"])
+    sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in about["shape"].items()}
+    shape = PerformerShape(
+        **sizes, channel_peaks=tensors[next(iter(tensors))].new_ones(sizes["channels"]), decoder_layers=[None, None]
+    )
+    explainer = Explainer(config, shape, build_module(about["pool"]), list(range(about["replicates"])))
+    explainer.load_state_dict(tensors)
+    return explainer.eval().requires_grad_(False)

@@ -112,9 +112,8 @@ def _train(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from core.cache import open_cache
-    from core.checkpoint import save_explainer
     from core.evaluation import baseline
-    from core.filters_page import draw_filters_page
+    from core.filters_page import draw_filters
     from core.tables import metrics_table
     from core.training import CHECKPOINT, Training
 
@@ -132,9 +131,9 @@ def _train(arguments: argparse.Namespace) -> int:
             shown = ("location_instability", "p", "reconstruction_error", "fidelity")
             bar.set_postfix_str(" ".join(f"{k}={entry[k]:.4f}" for k in shown if k in entry))
             bar.update()
-    save_explainer(training, out)
+    training.save_explainer(out)
     rows = {**baseline(cache), "explainer": training.history[-1]}
-    page = draw_filters_page(training, out / "filters.png")
+    page = draw_filters(config, cache, out, out / "filters.png")
     if arguments.json:
         print(json.dumps({"folder": str(out), **rows}))
     else:

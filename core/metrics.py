@@ -70,9 +70,7 @@ def assign_category(values: Tensor, labels: Tensor, positive: int | None = None)
     return categories[means.argmax(0)]
 
 
-def score_filters(
-    peaks: Peaks, landmarks: Tensor, labels: Tensor, diagonal: float, positive: int | None = None
-) -> FilterScores:
+def score_filters(peaks: Peaks, landmarks: Tensor, labels: Tensor, diagonal: float, positive: int | None = None) -> FilterScores:
     """Location instability [I] and part tracking of every filter.
 
     Args:

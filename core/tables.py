@@ -27,7 +27,6 @@ def metrics_table(rows: Mapping[str, Mapping[str, float]], keys: tuple[str, ...]
         table.append([name, *(format_value(row.get(k), row.get(f"{k}_se")) for k in shown)])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [
-        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(r, widths, strict=True)))
-        for r in table
+        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(r, widths, strict=True))) for r in table
     ]
     return "\n".join(line.rstrip() for line in [lines[0], "-" * len(lines[0]), *lines[1:]])

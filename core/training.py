@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from core.cache import FeatureCache
-from core.checkpoint import read_tensors, write_tensors
+from core.checkpoint import read_tensors, save_explainer, write_tensors
 from core.config import Config, flatten, to_mapping
 from core.device import autocast_for, choose_device
 from core.errors import InputError
@@ -199,6 +199,17 @@ class Training:
         if not all(finite):
             seeds = [s for s, ok in zip(self.seeds, finite, strict=True) if not ok]
             raise TrainingEnded(f"the loss is not finite in epoch {self.epoch + 1} (seed {', '.join(map(str, seeds))})")
+
+    def save_explainer(self, folder: Path) -> None:
+        """Write the explainer alone, for `core.checkpoint.load_explainer`, and a JSON of how it came about."""
+        described = ("dataset", "categories", "landmarks", "performer", "input_size", "receptive_field", "key")
+        about = {
+            "config": to_mapping(self.config),
+            "seeds": self.seeds,
+            "metrics": self.history[-1] if self.history else {},
+            "performer": {k: self.cache.meta[k] for k in described},
+        }
+        save_explainer(self.explainer, folder, about)
 
     def save(self, folder: Path) -> None:
         """Write an exact checkpoint to `folder`, in one rename."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from core.cli import add_commands, run_command
+from core.cli import add_commands
 from core.errors import InputError
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -26,12 +25,26 @@ def main(arguments: list[str] | None = None) -> int:
     ui.add_argument("--no-browser", action="store_true", help="only print the address")
     ui.set_defaults(run=_ui)
     try:
-        return run_command(parser, arguments)
+        parsed = _parse(parser, arguments)
+        return int(parsed.run(parsed))
+    except InputError as error:
+        print(f"paraphrase: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 0
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
+    """Parse; overrides may also stand after flags, where argparse alone would refuse them."""
+    parsed, rest = parser.parse_known_args(arguments)
+    if rest and (not hasattr(parsed, "overrides") or any(text.startswith("-") for text in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        parsed.overrides = [*parsed.overrides, *rest]
+    return parsed
 
 
 def _add_sweep(commands: argparse._SubParsersAction) -> None:
@@ -193,8 +206,6 @@ def _ui(arguments: argparse.Namespace) -> int:
 
     return serve(arguments.name, arguments.port, not arguments.no_browser)
 
-
-Command = Callable[[argparse.Namespace], int]
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,6 +14,7 @@ OBJECT_STORE = 256 * 2**20  # bytes; results are small, and nothing else goes th
 
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # the raylet's paragraph about each dead worker; we say it in a line
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",

@@ -15,26 +15,28 @@ from sweep.folder import storage_url, tracking_uri
 from sweep.progress import duration
 from sweep.study import budget
 
-MEASURED_STEPS = 3
+MEASURED_STEPS = 4
 
 
 def describe_plan(sweep: SweepConfig) -> str:
-    """The resolved sweep, where it would run, and an estimate of its time, measured on real steps if there is a cache.
+    """The resolved sweep, where it would run, and its estimated time, measured on real steps if there is a cache.
 
     Raises:
         InputError: if there is a sweep of this name already.
     """
     refuse_existing(sweep)
     mapping = to_mapping(sweep)
-    mapping["space"] = {path: {k: v for k, v in d.items() if v} for path, d in mapping["space"].items()}
+    mapping["space"] = {
+        path: {k: v for k, v in d.items() if v not in (None, False, [], {})} for path, d in mapping["space"].items()
+    }
     at_once = _fits(sweep)
     lines = [
         yaml.safe_dump(mapping, sort_keys=False, allow_unicode=True).rstrip(),
         "",
-        f"trials: {budget(sweep)}, {sweep.sampler} over {len(sweep.space)} fields, {at_once} at once",
+        f"trials: {budget(sweep)}, proposed by {sweep.sampler} over {len(sweep.space)} fields, {at_once} at once",
         f"study: {storage_url(sweep)}",
         f"MLflow: {tracking_uri(sweep)}, experiment {sweep.experiment}",
-        *_cost(sweep, at_once),
+        _cost(sweep, at_once),
     ]
     return "\n".join(lines)
 
@@ -50,30 +52,47 @@ def _fits(sweep: SweepConfig) -> int:
     return max(1, min(fit, resources.concurrency or fit, budget(sweep)))
 
 
-def _cost(sweep: SweepConfig, at_once: int) -> list[str]:
-    from core.cache import cache_exists
+def _cost(sweep: SweepConfig, at_once: int) -> str:
+    from core.cache import find_built
 
     config = sweep.base_config()
-    if not cache_exists(config):
-        return ["cost: not known before the cache is there; build it with `paraphrase cache build` and ask again"]
-    step, steps = _measure(config)
-    epochs = config.train.epochs
-    seconds = budget(sweep) * epochs * steps * step / at_once
-    measured = f"{step * 1000:.0f} ms a step of the base configuration, {steps} steps an epoch, {epochs} epochs"
-    return [f"cost: about {duration(seconds)} ({measured}; evaluation and start-up come on top)"]
+    cache = find_built(config)
+    if cache is None:
+        return "cost: not known before the cache is there; `paraphrase cache build` makes it"
+    threads = max(1, int(sweep.resources.cpus_per_trial))
+    epoch, share = measure_epoch(config, cache, threads)
+    seconds = budget(sweep) * config.train.epochs * epoch / at_once
+    return (
+        f"cost: about {duration(seconds)} at most; an epoch of the base configuration takes {epoch:.1f} s with {threads} "
+        f"threads (measured on {share:.0%} of the images), a trial has {config.train.epochs}"
+    )
 
 
-def _measure(config: Config) -> tuple[float, int]:
-    """Seconds of a real training step on this machine, and steps an epoch."""
-    from core.cache import open_cache
+def measure_epoch(config: Config, cache: Any, threads: int) -> tuple[float, float]:
+    """Seconds of an epoch, extrapolated from a few real steps and as large a share of the evaluation; and that share."""
+    import dataclasses
+
+    import torch
 
     from core.training import Training
 
-    training: Any = Training(config, open_cache(config, progress=False))
-    training.explainer.train()
-    begin = 0.0
-    for step in range(MEASURED_STEPS + 1):
-        if step == 1:  # the first one warms up
-            begin = time.perf_counter()
-        training.step(step)
-    return (time.perf_counter() - begin) / MEASURED_STEPS, training.steps
+    images = len(cache.train.labels)
+    share = min(1.0, MEASURED_STEPS * config.train.batch_size / images)
+    part = dataclasses.replace(cache, train=_first(cache.train, share), test=_first(cache.test, share))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        training = Training(config, part)
+        training.run_epoch()  # the first one warms up
+        begin = time.perf_counter()
+        training.run_epoch()
+        return (time.perf_counter() - begin) / share, share
+    finally:
+        torch.set_num_threads(before)
+
+
+def _first(split: Any, share: float) -> Any:
+    """The first images of a split of the cache."""
+    count = max(2, round(share * len(split.labels)))
+    parts = [[t[:count] for t in value] if isinstance(value, list | tuple) else value[:count] for value in split]
+    return type(split)(*parts)

@@ -98,18 +98,20 @@ def _draw_by_objective(study: optuna.Study, kind: str, folder: Path) -> list[Pat
     import optuna.visualization as interactive
     import optuna.visualization.matplotlib as still
 
-    figures, files = [], []
+    figures: list[Any] = []
+    files: list[Path] = []
     for i, metric in enumerate(study.metric_names or []):
         target = _value_of(i)
         arguments = {"target": target, "target_name": metric}
         figures.append(getattr(interactive, f"plot_{kind}")(study, **arguments))
-        getattr(still, f"plot_{kind}")(study, **arguments)
-        figure = plt.gcf()
-        if kind != "slice":
-            figure.set_size_inches(9, 5)
-        files.append(folder / f"{kind}_{metric}.png")
-        figure.savefig(files[-1], dpi=110, bbox_inches="tight")
-        plt.close("all")
+        with plt.rc_context():  # optuna sets a style of its own
+            getattr(still, f"plot_{kind}")(study, **arguments)
+            figure = plt.gcf()
+            if kind != "slice":
+                figure.set_size_inches(9, 5)
+            files.append(folder / f"{kind}_{metric}.png")
+            figure.savefig(files[-1], dpi=110, bbox_inches="tight")
+            plt.close("all")
     return [_write_html(figures, folder / f"{kind}.html"), *files]
 
 

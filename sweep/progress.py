@@ -67,6 +67,12 @@ class Progress:
             self.total_epochs += 1
             self._recent.append((time.monotonic(), 1))
 
+    def say(self, text: str) -> None:
+        """A line of its own, above the progress line."""
+        self.stream.write(("\r" + text.ljust(self._width) if self.terminal else text) + "\n")
+        self.stream.flush()
+        self._drawn = 0.0
+
     def ended(self, number: int, state: str, metrics: Mapping[str, Any]) -> None:
         """A trial ended as complete, pruned or failed."""
         self.running.pop(number, None)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PARENT_TAG = "mlflow.parentRunId"
 FLUSH_SECONDS = 2.0
-STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
+STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 
 
 def quiet_mlflow() -> None:

@@ -40,7 +40,6 @@ class ExplainerTrial(tune.Trainable):
     def _open(self) -> None:
         """Open the cache and the checkpoint; a worker that is used again keeps its memory-mapped cache."""
         from core.cache import open_cache
-
         from core.config import Config, from_mapping
         from core.training import Training
 
@@ -55,7 +54,6 @@ class ExplainerTrial(tune.Trainable):
             self.training = Training(config, self.cache)
 
     def step(self) -> dict[str, Any]:
-        from core.checkpoint import save_explainer
         from core.errors import InputError
         from core.training import TrainingEnded
 
@@ -69,7 +67,7 @@ class ExplainerTrial(tune.Trainable):
         except (TrainingEnded, InputError) as error:
             return self._result() | {"ended": str(error), "done": True}
         if self.training.finished:
-            save_explainer(self.training, folder / "explainer")
+            self.training.save_explainer(folder / "explainer")
         return self._result()
 
     def _result(self) -> dict[str, Any]:

@@ -31,6 +31,9 @@ class Watch(Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.searcher.tune_trials[trial.trial_id] = trial
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.progress.say(f"trial {trial.config['number']}: its worker died; it goes on from its last finished epoch")
+
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if self.searcher.failure:
             raise self.searcher.failure

@@ -176,8 +176,9 @@ def _face(sketch: Sketch, category: str, build: Build, head: Head, rng: np.rando
     mouth = head.stroke([(0.65 * long, -0.3 - 0.45 * tip), (long + 0.6 * tip, -0.3 - 0.45 * tip)], [0.05, 0.06])
     sketch.add(mouth, Material.DARK, rim=0)
     if category == "cat":
-        for rise in (-0.35, 0.0, 0.3):
-            sketch.add(head.stroke([(long, -0.3), (long - 0.3, -0.45 + 1.3 * rise - 0.5)], [0.03, 0.03]), Material.WHITE, rim=0)
+        for drop in (0.1, 0.45, 0.8):
+            whisker = head.stroke([(long - 0.15, -0.4), (-0.75, -0.3 - drop)], [0.03, 0.02])
+            sketch.add(whisker, Material.WHITE, rim=0)
     large = {"cat": 0.3, "dog": 0.25, "cow": 0.24, "horse": 0.25, "sheep": 0.26}[category]
     _eyes(sketch, head, (0.42, 0.3), large)
     sketch.landmarks["head"] = head.at(0.4 * long, -0.1)

@@ -100,7 +100,7 @@ def _placement(sketch: Sketch, rng: np.random.Generator, size: int) -> tuple[np.
     diagonal = rng.uniform(*DIAGONAL)
     scale = diagonal * size / np.hypot(*(high - low))
     # the smaller, the further it may be from the middle; Beta(0.6, 0.6) favours the far ends
-    reach = 0.3 - 0.4 * (diagonal - DIAGONAL[0])
+    reach = 0.27 - 0.36 * (diagonal - DIAGONAL[0])
     centre = size * (0.5 + reach * (2 * rng.beta(0.6, 0.6, 2) - 1))
     return scale * matrix, centre - scale * (low + high) / 2
 

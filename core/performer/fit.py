@@ -28,15 +28,16 @@ from core.performer.spec import resolve_spec
 from core.performer.weights import ABOUT, load_performer, load_state, save_performer
 
 
-def load_crops(records: list[Record], size: int, threads: int = 4) -> Tensor:
-    """(N, 3, size, size) uint8 crops of the records."""
+def load_crops(records: list[Record], size: int, threads: int = 4) -> tuple[Tensor, Tensor]:
+    """Crops (N, 3, size, size) uint8 of the records and their landmarks (N, parts, 3) float32 in pixels of the crop."""
 
-    def one(record: Record) -> np.ndarray:
-        return np.asarray(crop(record, size)[0])
+    def one(record: Record) -> tuple[np.ndarray, np.ndarray]:
+        image, landmarks = crop(record, size)
+        return np.asarray(image), landmarks
 
     with ThreadPoolExecutor(threads) as pool:
-        images = list(pool.map(one, records))
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        images, landmarks = zip(*pool.map(one, records), strict=True)
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.from_numpy(np.stack(landmarks))
 
 
 def augment(images: Tensor, config: FitConfig, generator: torch.Generator) -> Tensor:
@@ -88,8 +89,8 @@ def fit(performer: Performer, dataset: Dataset, config: Config, progress: bool =
     device = choose_device(config.train.device)
     autocast = autocast_for(config.train.precision, device)
     network = performer.network.to(device, memory_format=torch.channels_last).requires_grad_(True)
-    images, labels = load_crops(dataset.train, spec.input_size), torch.tensor([r.label for r in dataset.train])
-    test, truth = load_crops(dataset.test, spec.input_size), torch.tensor([r.label for r in dataset.test])
+    images, labels = load_crops(dataset.train, spec.input_size)[0], torch.tensor([r.label for r in dataset.train])
+    test, truth = load_crops(dataset.test, spec.input_size)[0], torch.tensor([r.label for r in dataset.test])
     began = time.perf_counter()
     decayed = [p for p in network.parameters() if p.dim() > 1]
     plain = [p for p in network.parameters() if p.dim() <= 1]

@@ -1,0 +1,158 @@
+"""A page of filters, after figure 3 of the paper: the test images that fire each filter most, beside the performer's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.cache import FeatureCache
+from core.checkpoint import load_explainer
+from core.config import Config
+from core.data import load_dataset
+from core.data.records import Record, crop
+from core.device import autocast_for
+from core.evaluation import filter_scores, gather, performer_peaks, test_peaks
+from core.metrics import FilterScores, Peaks
+
+FILTERS, IMAGES = 12, 6
+"""Filters on a page, and test images of each."""
+
+
+class Shown(NamedTuple):
+    """One filter on the page."""
+
+    title: str
+    """Its number, the part it names, its instability."""
+    images: list[int]
+    """Test images that fire it most, strongest first."""
+    peaks: np.ndarray
+    """(images, 2) x, y of the peaks in pixels of the crop."""
+    maps: np.ndarray
+    """(images, n, n) activations."""
+
+
+def draw_filters(config: Config, cache: FeatureCache, folder: str | Path, out: str | Path) -> Path:
+    """Draw the page of a saved explainer (of its first replicate) to a PNG file.
+
+    Args:
+        config: names the data set, whose test images are read again.
+        cache: of the performer.
+        folder: of the explainer.
+        out: the PNG file.
+    """
+    explainer = load_explainer(folder)
+    autocast = autocast_for("float32", torch.device("cpu"))
+    width = explainer.width if explainer.interp_widths else int(explainer.ordin_width or 0)
+    all_peaks = test_peaks(explainer, cache, autocast)
+    peaks = Peaks(all_peaks.positions[:, :width], all_peaks.values[:, :width])
+
+    def explainer_maps(images: Tensor) -> Tensor:
+        feature = gather(cache.test.features, images.expand(explainer.replicates, -1), torch.device("cpu"), autocast)
+        _, interp_maps, ordin_maps = explainer.encode(feature)
+        maps = interp_maps[-1] if interp_maps else ordin_maps
+        assert maps is not None
+        return maps[:, :width]
+
+    def own_maps(images: Tensor) -> Tensor:
+        return cache.test.features[images].permute(0, 3, 1, 2).float()
+
+    own = performer_peaks(cache)
+    sides = {
+        "interpretable filters of the explainer": _choose(peaks, filter_scores(cache, peaks), cache, explainer_maps),
+        f"filters of the performer ({cache.meta['performer']})": _choose(own, filter_scores(cache, own), cache, own_maps),
+    }
+    return _draw(sides, load_dataset(config.data).test, cache.meta, Path(out))
+
+
+def _choose(peaks: Peaks, scores: FilterScores | None, cache: FeatureCache, maps_of: Any) -> list[Shown]:
+    """A dozen filters that fire, the best trackers of each part in turn, with the images that fire them most."""
+    strength = peaks.values.float().mean(0)
+    if scores is None:
+        chosen = strength.argsort(descending=True)[:FILTERS].tolist()
+    else:
+        merit = scores.tracking.nan_to_num(-1)
+        ranked: dict[int, list[int]] = {}
+        for f in merit.argsort(descending=True).tolist():
+            if not scores.dead[f]:
+                ranked.setdefault(int(scores.part[f]), []).append(f)
+        queues = [ranked[part] for part in sorted(ranked, key=lambda p: (p < 0, p))]
+        turns = [q[i] for i in range(max(map(len, queues), default=0)) for q in queues if i < len(q)]
+        chosen = sorted(turns[:FILTERS], key=lambda f: int(scores.part[f]))
+    shown = []
+    for f in chosen:
+        candidates = torch.arange(len(peaks.values))
+        title = f"{f}"
+        if scores is not None:
+            candidates = (cache.test.labels == scores.category[f]).nonzero().squeeze(1)
+            part = cache.meta["landmarks"][int(scores.part[f])] if scores.part[f] >= 0 else "no part"
+            title = f"{f}: {part}\n{float(scores.instability[f]):.3f}"
+        best = candidates[peaks.values[candidates, f].argsort(descending=True, stable=True)[:IMAGES]]
+        with torch.no_grad():
+            maps = maps_of(best)[:, f].float().numpy()
+        shown.append(Shown(title, best.tolist(), peaks.positions[best, f].numpy(), maps))
+    return shown
+
+
+def _draw(sides: dict[str, list[Shown]], records: list[Record], meta: dict[str, Any], out: Path) -> Path:
+    """Both sides next to each other: a row a filter, a column an image."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = max(1, *(len(side) for side in sides.values()))
+    figure, axes = pyplot.subplots(1, len(sides), figsize=(len(sides) * (IMAGES + 1.2), rows + 0.6), layout="constrained")
+    for axis, (title, side) in zip(axes, sides.items(), strict=True):
+        axis.set_title(title)
+        axis.set_xlim(0, IMAGES * 1.04)
+        axis.set_ylim(rows * 1.04, 0)
+        axis.set_aspect("equal")
+        axis.set_xticks([])
+        axis.set_yticks([(r + 0.5) * 1.04 for r in range(len(side))], [s.title for s in side], fontsize=9)
+        axis.tick_params(length=0)
+        axis.set_frame_on(False)
+        for row, shown in enumerate(side):
+            for column, image in enumerate(shown.images):
+                _draw_image(axis, crop(records[image], meta["input_size"])[0], shown, column, row, meta)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=110)
+    pyplot.close(figure)
+    return out
+
+
+def _draw_image(axis: Any, image: Any, shown: Shown, column: int, row: int, meta: dict[str, Any]) -> None:
+    """One crop with the heat map over it and the receptive field of the peak around it."""
+    from matplotlib.patches import Circle, Rectangle
+    from PIL import Image
+
+    size, field = meta["input_size"], meta["receptive_field"]
+    left, top = column * 1.04, row * 1.04
+    heat = shown.maps[column] / max(float(shown.maps[column].max()), 1e-12)
+    n, low = len(heat), field["start"] - field["stride"] / 2
+    # the map covers pixels low ... low + n * stride of the crop, which is more or less than the crop
+    box = [(edge - low) / field["stride"] for edge in (0, 0, size, size)]
+    padded = np.pad(heat, n, mode="edge")
+    box = [edge + n for edge in box]
+    smooth = Image.fromarray(padded.astype(np.float32)).resize((96, 96), Image.Resampling.BICUBIC, box=tuple(box))
+    strength = np.asarray(smooth).clip(0, 1)[..., None]
+    picture = np.asarray(image.resize((96, 96))) / 255.0
+    warm = np.array([1.0, 0.15, 0.0])
+    shade = picture * (0.45 + 0.55 * strength)
+    mixed = shade * (1 - 0.45 * strength) + warm * 0.45 * strength
+    extent = (left, left + 1, top + 1, top)
+    drawn = axis.imshow(mixed.clip(0, 1), extent=extent, interpolation="bilinear")
+    frame = Rectangle((left, top), 1, 1, transform=axis.transData)
+    drawn.set_clip_path(frame)
+    x, y = shown.peaks[column] / size
+    side = field["size"] / size
+    marks = (
+        Rectangle((left + x - side / 2, top + y - side / 2), side, side, fill=False, color="white", linewidth=0.9),
+        Circle((left + x, top + y), 0.025, color="cyan"),
+    )
+    for mark in marks:
+        axis.add_patch(mark)
+        mark.set_clip_path(frame)
