@@ -65,7 +65,7 @@ class FitConfig:
     """Peak learning rate of the one-cycle schedule (AdamW)."""
     weight_decay: float = bounded(0.05, low=0.0)
     """Decoupled weight decay."""
-    label_smoothing: float = bounded(0.0, low=0.0, high=0.5)
+    label_smoothing: float = bounded(0.1, low=0.0, high=0.5)
     """Label smoothing of the cross-entropy."""
     crop_scale: float = bounded(0.8, above=0.0, high=1.0)
     """Random crops keep at least this share of each side; 1 turns them off."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from typing import Any
@@ -53,10 +54,8 @@ def _fits(sweep: SweepConfig) -> int:
 
 
 def _cost(sweep: SweepConfig, at_once: int) -> str:
-    from core.cache import find_built
-
     config = sweep.base_config()
-    cache = find_built(config)
+    cache = _built_cache(config)
     if cache is None:
         return "cost: not known before the cache is there; `paraphrase cache build` makes it"
     threads = max(1, int(sweep.resources.cpus_per_trial))
@@ -66,6 +65,19 @@ def _cost(sweep: SweepConfig, at_once: int) -> str:
         f"cost: about {duration(seconds)} at most; an epoch of the base configuration takes {epoch:.1f} s with {threads} "
         f"threads (measured on {share:.0%} of the images), a trial has {config.train.epochs}"
     )
+
+
+def _built_cache(config: Config) -> Any:
+    """The configuration's cache if it is there and up to date, else None."""
+    from core import cache as caching
+
+    note = caching.caches() / "index" / f"{caching._request(config)}.json"
+    if not note.exists():
+        return None
+    remembered = json.loads(note.read_text(encoding="utf-8"))
+    folder = caching.caches() / remembered["key"]
+    fresh = (folder / caching.META).exists() and remembered["stamp"] == caching._stamp(config, remembered["files"])
+    return caching.load_cache(folder) if fresh else None
 
 
 def measure_epoch(config: Config, cache: Any, threads: int) -> tuple[float, float]:

@@ -45,13 +45,11 @@ def _filter_page(session: Session, trial: FrozenTrial) -> Path:
     folder = trial_folder(session.sweep.name, trial.number)
     page = folder / "filters.png"
     if not page.exists():
-        from core.filters_page import draw_filters_page
+        from core.filters_page import draw_filters
 
         from core.config import to_mapping
-        from core.training import Training
         from sweep.space import resolve
 
         config = resolve(trial.params, session.sweep.space, to_mapping(session.sweep.base_config()))
-        training = Training.load(folder / "checkpoint", config, session.cache)
-        draw_filters_page(training, page)
+        draw_filters(config, session.cache, folder / "explainer", page)
     return page

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import optuna
 from optuna.trial import Trial, TrialState
@@ -23,10 +23,19 @@ from sweep.study import budget, finished_trials, make_sampler, unfinished_trials
 from sweep.tracking import Tracker
 
 
-class TuneTrial(Protocol):
-    """What is needed of Ray Tune's own trial."""
+def last_error(tune_trial: Any) -> str:
+    """Why a trial of Ray Tune failed last, in a line."""
+    from ray import cloudpickle
+    from ray.exceptions import RayActorError
 
-    def get_error(self) -> Any: ...
+    file = Path(tune_trial.pickled_error_file) if tune_trial and tune_trial.pickled_error_file else None
+    if file is None or not file.exists():
+        return "no message"
+    error = cloudpickle.loads(file.read_bytes())
+    if isinstance(error, RayActorError):
+        return "its worker died"
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
 
 
 class StudySearcher(Searcher):
@@ -53,7 +62,7 @@ class StudySearcher(Searcher):
         self.base = to_mapping(sweep.base_config())
         self.waiting = [t.number for t in unfinished_trials(study)]
         self.live: dict[str, Trial] = {}
-        self.tune_trials: dict[str, TuneTrial] = {}
+        self.tune_trials: dict[str, Any] = {}
         self.history: dict[int, dict[int, dict[str, Any]]] = {}
         self.failure: BaseException | None = None
         self.finished = len(finished_trials(study))
@@ -125,18 +134,13 @@ class StudySearcher(Searcher):
             if result:
                 self._note(trial, result)
             if error:
-                reason = f"worker died more than {self.sweep.max_retries} times: {self._error_of(trial_id)}"
-                self._end(trial, reason)
+                why = last_error(self.tune_trials.get(trial_id))
+                self._end(trial, f"failed {self.sweep.max_retries + 1} times, the last time: {why}")
             else:
                 self._end(trial, (result or {}).get("ended"))
             del self.live[trial_id]
         except Exception as failure:
             self.failure = failure
-
-    def _error_of(self, trial_id: str) -> str:
-        tune_trial = self.tune_trials.get(trial_id)
-        lines = str(tune_trial.get_error() if tune_trial else "").strip().splitlines()
-        return lines[-1] if lines else "no message"
 
     def _end(self, trial: Trial, reason: str | None) -> None:
         """Write a trial's end everywhere; `reason` is given for a failed one."""

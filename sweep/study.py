@@ -74,6 +74,13 @@ def open_study(sweep: SweepConfig, url: str, create: bool = False) -> optuna.Stu
         raise InputError(f"sweep {sweep.name}: its study is not in {url}; resume it once to create it") from None
 
 
+class _Grid(GridSampler):
+    """The grid without its own end: it would stop `Study.optimize`, which is not used here."""
+
+    def after_trial(self, *_: Any) -> None:
+        pass
+
+
 def make_sampler(sweep: SweepConfig, number: int) -> BaseSampler:
     """The sampler that proposes trial `number`.
 
@@ -93,7 +100,7 @@ def make_sampler(sweep: SweepConfig, number: int) -> BaseSampler:
         case "random":
             return RandomSampler(seed=seed)
         case "grid":  # the order of the grid must not change between trials
-            return GridSampler(grid(sweep.space), seed=sweep.sampler_seed)
+            return _Grid(grid(sweep.space), seed=sweep.sampler_seed)
 
 
 def budget(sweep: SweepConfig) -> int:

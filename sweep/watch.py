@@ -9,7 +9,7 @@ from typing import Any
 from ray.tune import Callback
 
 from sweep.progress import Progress
-from sweep.search import StudySearcher
+from sweep.search import StudySearcher, last_error
 from sweep.tracking import FLUSH_SECONDS, Tracker
 
 SECONDS_EVERY = 2.0
@@ -32,7 +32,8 @@ class Watch(Callback):
         self.searcher.tune_trials[trial.trial_id] = trial
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.progress.say(f"trial {trial.config['number']}: its worker died; it goes on from its last finished epoch")
+        number = trial.config["number"]
+        self.progress.say(f"trial {number}: {last_error(trial)}; it goes on from its last finished epoch")
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if self.searcher.failure:

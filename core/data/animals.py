@@ -46,11 +46,11 @@ class Build:
 
 
 BUILDS = {
-    "cat": Build((0.2, 0.2, 0.19), 0.52, (0.12, 0.062), 0.36, (0.16, 0.14), (-5, 75), 0.27, (0.72, 0.75, 0.42), (-30, 5), False),
-    "dog": Build((0.17, 0.15, 0.25), 0.68, (0.13, 0.058), 0.5, (0.18, 0.13), (0, 75), 0.215, (1.95, 0.68, 0.42), (-35, 10), False),
-    "cow": Build((0.31, 0.36, 0.32), 0.66, (0.15, 0.075), 0.46, (0.26, 0.18), (-35, 40), 0.21, (1.95, 0.85, 0.66), (-65, -20), True),
-    "horse": Build((0.25, 0.23, 0.26), 0.95, (0.14, 0.048), 0.72, (0.24, 0.13), (-15, 68), 0.17, (2.7, 0.9, 0.5), (-70, -20), True),
-    "sheep": Build((0.33, 0.36, 0.33), 0.55, (0.09, 0.05), 0.34, (0.22, 0.16), (-20, 50), 0.18, (1.75, 0.82, 0.48), (-60, -15), True),
+    "cat": Build((0.2, 0.2, 0.19), 0.52, (0.12, 0.062), 0.36, (0.16, 0.14), (-5, 75), 0.285, (0.72, 0.75, 0.42), (-30, 5), False),
+    "dog": Build((0.17, 0.15, 0.25), 0.68, (0.13, 0.058), 0.5, (0.18, 0.13), (0, 75), 0.235, (2.05, 0.72, 0.46), (-35, 10), False),
+    "cow": Build((0.31, 0.36, 0.32), 0.66, (0.15, 0.075), 0.46, (0.26, 0.18), (-35, 40), 0.225, (1.95, 0.85, 0.66), (-65, -20), True),
+    "horse": Build((0.25, 0.23, 0.26), 0.95, (0.14, 0.048), 0.72, (0.24, 0.13), (-15, 68), 0.185, (2.7, 0.9, 0.5), (-70, -20), True),
+    "sheep": Build((0.33, 0.36, 0.33), 0.55, (0.09, 0.05), 0.34, (0.22, 0.16), (-20, 50), 0.2, (1.75, 0.82, 0.48), (-60, -15), True),
 }
 
 
@@ -151,7 +151,7 @@ def _legs(build: Build, hip: np.ndarray, chest: np.ndarray, rng: np.random.Gener
 def _head_frame(build: Build, centre: np.ndarray, neck_angle: float, rng: np.random.Generator) -> Head:
     """The head at the end of the neck; now and then it looks back."""
     pitch = rng.uniform(*build.pitch) + min(0.0, 0.6 * neck_angle)
-    back = rng.random() < 0.1 and neck_angle > 25
+    back = rng.random() < 0.07 and neck_angle > 25
     forward = towards(180 - pitch if back else pitch)
     up = towards(90 - pitch if back else 90 + pitch)
     return Head(centre, forward, up, build.skull * rng.uniform(0.95, 1.12), rng.random())
@@ -208,7 +208,7 @@ def _ears_dog(sketch: Sketch, head: Head, rng: np.random.Generator, far: bool) -
             sketch.add(head.stroke([(0.5, 0.6), (0.95, 0.2), (1.0, -0.5)], [0.25, 0.4, 0.25]), Material.HAIR, FAR)
         return
     points = [(-0.35, 0.75), (-0.85 + 0.3 * swing, 0.25), (-0.85 + swing, -1.15)]
-    sketch.add(head.stroke(points, [0.28, 0.48, 0.3]), Material.HAIR, 8)
+    sketch.add(head.stroke(points, [0.3, 0.56, 0.36]), Material.HAIR, 8)
 
 
 def _ears_cow(sketch: Sketch, head: Head, rng: np.random.Generator, far: bool) -> None:
@@ -367,7 +367,7 @@ def _bird(rng: np.random.Generator) -> Sketch:
 
 def _head_bird(sketch: Sketch, centre: np.ndarray, rng: np.random.Generator) -> None:
     pitch = rng.uniform(-35, 20)
-    back = rng.random() < 0.1
+    back = rng.random() < 0.07
     forward = towards(180 - pitch if back else pitch)
     up = towards(90 - pitch if back else 90 + pitch)
     head = Head(centre, forward, up, rng.uniform(0.2, 0.25), rng.random() * 0.5)

@@ -17,9 +17,9 @@ SUPERSAMPLING = 3
 """The animal is drawn at this many times the image's size."""
 MAX_ROTATION = 35.0
 """Degrees, either way."""
-DIAGONAL = (0.74, 1.04)
+DIAGONAL = (0.84, 1.14)
 """Range of the diagonal of the animal's box, in sides of the image."""
-CONTRAST = 75.0
+CONTRAST = 95.0
 """Least distance of the coat's colour from the background's mean, in RGB levels."""
 
 PALETTE = np.array(
@@ -62,7 +62,7 @@ def draw_scene(category: str | None, rng: np.random.Generator, size: int = 112) 
     """Paint background, distractors, animal and light; without a category everything but the animal."""
     picture = _background(rng, size)
     behind, before, coat, pose = rng.spawn(4)
-    picture, _ = _distract(picture, behind, int(behind.integers(2, 6)), (0.06, 0.17))
+    picture, _ = _distract(picture, behind, int(behind.integers(1, 5)), (0.05, 0.14))
     coverage = np.zeros((size, size))
     landmarks: dict[str, tuple[float, float, bool]] = {}
     if category is not None:
@@ -70,11 +70,11 @@ def draw_scene(category: str | None, rng: np.random.Generator, size: int = 112) 
         matrix, shift = _placement(sketch, coat, size)
         animal, coverage = _paint(sketch, matrix, shift, picture.mean((0, 1)), coat, size)
         picture += coverage[..., None] * (animal - picture)
-    picture, hidden = _distract(picture, before, int(before.integers(1, 4)), (0.03, 0.065))
+    picture, hidden = _distract(picture, before, int(before.integers(0, 4)), (0.025, 0.055))
     if category is not None:
         landmarks = {name: _landmark(matrix @ sketch.landmarks[name] + shift, hidden) for name in LANDMARKS}
     picture = picture * before.uniform(0.8, 1.15) + before.uniform(-12, 12)
-    picture += before.normal(0, before.uniform(1, 6), picture.shape)
+    picture += before.normal(0, before.uniform(0.5, 4), picture.shape)
     return Scene(_to_bytes(picture), landmarks, coverage)
 
 
@@ -100,7 +100,7 @@ def _placement(sketch: Sketch, rng: np.random.Generator, size: int) -> tuple[np.
     diagonal = rng.uniform(*DIAGONAL)
     scale = diagonal * size / np.hypot(*(high - low))
     # the smaller, the further it may be from the middle; Beta(0.6, 0.6) favours the far ends
-    reach = 0.27 - 0.36 * (diagonal - DIAGONAL[0])
+    reach = 0.24 - 0.36 * (diagonal - DIAGONAL[0])
     centre = size * (0.5 + reach * (2 * rng.beta(0.6, 0.6, 2) - 1))
     return scale * matrix, centre - scale * (low + high) / 2
 
@@ -136,7 +136,7 @@ def _colour_table(backdrop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     coat = colours[int(np.argmax(far > CONTRAST)) if (far > CONTRAST).any() else int(far.argmax())]
     mark, bare, hair, horn = _pick(rng, 4)
     base = np.zeros((16, 3))
-    base[Material.COAT], base[Material.MARK] = coat, mark
+    base[Material.COAT], base[Material.MARK] = coat, 0.7 * mark + 0.3 * coat
     base[Material.BARE] = 0.5 * bare + 0.5 * coat
     base[Material.HAIR] = 0.55 * hair + 0.45 * coat
     base[Material.HORN] = horn
@@ -150,10 +150,10 @@ def _colour_table(backdrop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _coat_pattern(rng: np.random.Generator, size: int) -> np.ndarray:
     """Where the coat has its second colour, (size, size) bool: nowhere, blotches, spots, stripes or one end."""
-    kind = rng.integers(5)
-    if kind == 0:
+    kind = rng.integers(6)
+    if kind < 2:
         return np.zeros((size, size), bool)
-    if kind == 1:
+    if kind == 5:
         return _noise(rng, size, int(rng.integers(5, 9))) > rng.uniform(0.15, 0.5)
     if kind == 2:
         return _noise(rng, size, int(rng.integers(14, 26))) > rng.uniform(0.5, 0.8)
@@ -176,7 +176,7 @@ def _shading(coverage: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     """(size, size, 3) float: two or three colours of the palette in one of six kinds of texture."""
     first, second, third = _pick(rng, 3)
-    second = first + rng.uniform(0.35, 1.0) * (second - first)
+    second = first + rng.uniform(0.2, 0.6) * (second - first)
     kind = rng.integers(6)
     along = _ramp(rng, size)
     if kind == 0:
@@ -219,7 +219,7 @@ def _distract(
     pen = ImageDraw.Draw(layer)
     for colour in _pick(rng, count):
         centre, r = rng.uniform(-0.02, 1.02, 2) * fine, rng.uniform(*radius) * fine
-        fill, dark = (tuple((colour * f).clip(0, 255).astype(int)) + (255,) for f in (1.0, 0.5))
+        fill, dark = (tuple((colour * f).clip(0, 255).astype(int)) + (255,) for f in (1.0, 0.8))
         for outline, ink in zip(_shape(rng, centre, r), (dark, fill, dark), strict=False):
             pen.polygon(outline.ravel().tolist(), fill=ink)
     rgba = np.asarray(layer.reduce(2), np.float32)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 from core.config import Config, FitConfig, to_mapping
@@ -24,8 +28,11 @@ from core.device import autocast_for, choose_device
 from core.errors import InputError
 from core.home import home
 from core.performer.performer import OWN, Performer, build_network
-from core.performer.spec import resolve_spec
+from core.performer.spec import known_input_size, resolve_spec
 from core.performer.weights import ABOUT, load_performer, load_state, save_performer
+
+MAX_GRADIENT = 5.0
+"""Norm above which a step's gradient is scaled down: networks without batch norm start with some that are far above."""
 
 
 def load_crops(records: list[Record], size: int, threads: int = 4) -> tuple[Tensor, Tensor]:
@@ -35,9 +42,13 @@ def load_crops(records: list[Record], size: int, threads: int = 4) -> tuple[Tens
         image, landmarks = crop(record, size)
         return np.asarray(image), landmarks
 
+    images = np.empty((len(records), size, size, 3), np.uint8)  # filled in place: a second copy may not fit in memory
+    landmarks = []
     with ThreadPoolExecutor(threads) as pool:
-        images, landmarks = zip(*pool.map(one, records), strict=True)
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.from_numpy(np.stack(landmarks))
+        for i, (image, places) in enumerate(pool.map(one, records)):
+            images[i] = image
+            landmarks.append(places)
+    return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(np.stack(landmarks))
 
 
 def augment(images: Tensor, config: FitConfig, generator: torch.Generator) -> Tensor:
@@ -69,68 +80,104 @@ def augment(images: Tensor, config: FitConfig, generator: torch.Generator) -> Te
 
 
 def accuracy_of(performer: Performer, images: Tensor, labels: Tensor) -> float:
-    """Share of uint8 images whose largest logit is their label's."""
+    """Share of uint8 images (N, 3, S, S) whose largest logit is their label's, in evaluation mode."""
     device = next(performer.parameters()).device
+    performer.network.eval()
     right = 0
     with torch.no_grad():
         for block, truth in zip(images.split(128), labels.split(128), strict=True):
-            logits = performer.network(performer.normalise(block.to(device).float() / 255))
-            right += int((logits.argmax(1).cpu() == truth).sum())
+            batch = performer.normalise(block.to(device).float() / 255).contiguous(memory_format=torch.channels_last)
+            right += int((performer.network(batch).argmax(1).cpu() == truth).sum())
     return right / len(labels)
 
 
 def fit(performer: Performer, dataset: Dataset, config: Config, progress: bool = True) -> dict[str, Any]:
-    """Train the performer's network in place (AdamW, one-cycle), then freeze it again.
+    """Train the performer's network in place (AdamW, one-cycle), then freeze it again; the same seed gives the same network.
 
     Returns:
-        `accuracy` on the test split, `train_accuracy` of the last epoch and `seconds`.
+        `accuracy` on the test split, `train_accuracy` of the last epoch (on augmented images) and `seconds`.
+
+    Raises:
+        InputError: if the loss is no longer finite.
     """
+    with torch.random.fork_rng():  # dropout draws from the global generator, which is the caller's
+        torch.manual_seed(config.performer.fit.seed)
+        try:
+            return _fit(performer, dataset, config, progress)
+        finally:
+            performer.network.eval().requires_grad_(False)
+
+
+def _fit(performer: Performer, dataset: Dataset, config: Config, progress: bool) -> dict[str, Any]:
     settings, spec = config.performer.fit, performer.spec
     device = choose_device(config.train.device)
     autocast = autocast_for(config.train.precision, device)
-    network = performer.network.to(device, memory_format=torch.channels_last).requires_grad_(True)
+    network = performer.network.to(device).requires_grad_(True)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs leave it out
     images, labels = load_crops(dataset.train, spec.input_size)[0], torch.tensor([r.label for r in dataset.train])
     test, truth = load_crops(dataset.test, spec.input_size)[0], torch.tensor([r.label for r in dataset.test])
+    if device.type == "cuda" and images.nbytes < 0.25 * torch.cuda.mem_get_info(device)[0]:
+        images = images.to(device)
     began = time.perf_counter()
-    decayed = [p for p in network.parameters() if p.dim() > 1]
-    plain = [p for p in network.parameters() if p.dim() <= 1]
-    groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
-    steps = max(1, len(labels) // settings.batch_size)
-    rates = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.learning_rate, epochs=settings.epochs, steps_per_epoch=steps, pct_start=0.25
-    )
+    batch_size = min(settings.batch_size, len(labels))
+    steps = len(labels) // batch_size
+    optimizer, rates = _optimizer(network, settings, settings.epochs * steps)
     generator = torch.Generator().manual_seed(settings.seed)
-    hits = torch.zeros((), device=device)
+    hits, losses = torch.zeros((), device=device), torch.zeros((), device=device)
     with tqdm(total=settings.epochs, unit="epoch", desc=f"fit {spec.arch}", disable=None if progress else True) as bar:
-        for _ in range(settings.epochs):
+        for epoch in range(settings.epochs):
             network.train()
             hits.zero_()
-            for index in torch.randperm(len(labels), generator=generator).split(settings.batch_size)[:steps]:
-                batch = augment(images[index].to(device).float() / 255, settings, generator)
+            for index in torch.randperm(len(labels), generator=generator).split(batch_size)[:steps]:
+                batch = augment(images[index.to(images.device)].to(device).float() / 255, settings, generator)
                 batch = performer.normalise(batch).contiguous(memory_format=torch.channels_last)
                 with autocast:
                     logits = network(batch)
+                logits = logits if isinstance(logits, Tensor) else logits[0]  # without Inception's auxiliary answers
                 answers = labels[index].to(device)
-                F.cross_entropy(logits.float(), answers, label_smoothing=settings.label_smoothing).backward()
+                loss = F.cross_entropy(logits.float(), answers, label_smoothing=settings.label_smoothing)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT)
                 optimizer.step()
+                losses += loss.detach()
                 optimizer.zero_grad(set_to_none=True)
                 rates.step()
                 hits += (logits.argmax(1) == answers).sum()
+            if not math.isfinite(float(losses)):
+                lower = f"use less than {settings.learning_rate:g}"
+                raise InputError(f"performer.fit.learning_rate: the loss is no number after epoch {epoch + 1}; {lower}")
+            trained = float(hits) / (steps * batch_size)
             bar.update()
-            bar.set_postfix_str(f"training accuracy {float(hits) / (steps * settings.batch_size):.3f}")
-    network.eval().requires_grad_(False)
-    return {
-        "accuracy": accuracy_of(performer, test, truth),
-        "train_accuracy": float(hits) / (steps * settings.batch_size),
-        "seconds": time.perf_counter() - began,
-    }
+            if not bar.disable or epoch + 1 == settings.epochs:
+                with autocast if epoch + 1 < settings.epochs else nullcontext():  # the last one is the one reported
+                    accuracy = accuracy_of(performer, test, truth)
+                bar.set_postfix_str(f"accuracy {trained:.3f} training, {accuracy:.3f} test")
+    return {"accuracy": accuracy, "train_accuracy": trained, "seconds": time.perf_counter() - began}
+
+
+def _optimizer(network: nn.Module, settings: FitConfig, steps: int) -> tuple[torch.optim.Optimizer, OneCycleLR]:
+    """AdamW, without weight decay of biases and norms, and its one-cycle schedule over all steps."""
+    decayed = [p for p in network.parameters() if p.dim() > 1]
+    plain = [p for p in network.parameters() if p.dim() <= 1]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    total = max(8, steps)  # the schedule's rise needs a step of its own
+    return optimizer, OneCycleLR(optimizer, settings.learning_rate, total_steps=total, pct_start=0.25)
 
 
 def fit_folder(config: Config, dataset: Dataset) -> Path:
-    """Where the performer that this configuration fits on this data is kept."""
-    performer = to_mapping(config.performer) | {"dataset": dataset.fingerprint}
-    key = hashlib.sha256(json.dumps(performer, sort_keys=True).encode()).hexdigest()[:12]
+    """Where the performer that this configuration fits on this data is kept.
+
+    What the layers are read for (feature, targets, ...) does not change the fit, so it is not part of the name; the content
+    of a file of weights is.
+    """
+    performer = to_mapping(config.performer)
+    parts = {k: performer[k] for k in ("arch", "weights", "input_size", "fit")} | {"dataset": dataset.fingerprint}
+    parts["input_size"] = config.performer.input_size or known_input_size(config.performer.arch)
+    file = Path(config.performer.weights)
+    if file.is_file():
+        parts["weights"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
     return home() / "performers" / f"{config.performer.arch}-{dataset.name}-{key}"
 
 
@@ -144,29 +191,42 @@ def obtain_performer(config: Config, dataset: Dataset, progress: bool = True) ->
         InputError: if the weights are missing or do not fit the data.
     """
     weights = config.performer.weights
-    folder = Path(weights) if weights not in ("fit", "torchvision") else fit_folder(config, dataset)
-    if folder.is_dir() and (folder / ABOUT).exists():
-        performer, about = load_performer(folder)
-        if performer.categories != dataset.categories:
-            raise InputError(f"performer.weights: {folder} knows {performer.categories}, the data {dataset.categories}")
-        return performer, about | {"folder": str(folder)}
-    torch.manual_seed(config.performer.fit.seed)
-    network = build_network(config.performer.arch, len(dataset.categories), _ready_made(config))
+    given = Path(weights)
+    if weights not in ("fit", "torchvision") and (given / ABOUT).exists():
+        return _read(given, config, dataset)
+    folder = fit_folder(config, dataset)
+    if (folder / ABOUT).exists():
+        return _read(folder, config, dataset)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.performer.fit.seed)
+        network = build_network(config.performer.arch, len(dataset.categories), _ready_made(config))
     if weights not in ("fit", "torchvision"):
-        load_state(Path(weights), network)
-        folder = fit_folder(config, dataset)
-        if (folder / ABOUT).exists():
-            return obtain_fitted(folder)
+        fresh = load_state(given, network)
+        if fresh:
+            print(f"{given}: has another number of classes, so {', '.join(fresh)} start at random", file=sys.stderr)
     performer = Performer(network, resolve_spec(config.performer, network), dataset.categories)
+    performer.check_layers()
+    performer.receptive_field()  # before the fit: a layer without one could not be explained
     about = fit(performer, dataset, config, progress)
     about |= {"dataset": dataset.name, "dataset_fingerprint": dataset.fingerprint, "config": to_mapping(config.performer)}
     save_performer(performer.cpu(), folder, about)
-    return obtain_fitted(folder)
+    return _read(folder, config, dataset)
 
 
-def obtain_fitted(folder: Path) -> tuple[Performer, dict[str, Any]]:
-    """A performer that was fitted before."""
-    performer, about = load_performer(folder)
+def _read(folder: Path, config: Config, dataset: Dataset) -> tuple[Performer, dict[str, Any]]:
+    """A performer that was fitted before, read at the layers that the configuration names."""
+    saved, about = load_performer(folder)
+    wanted = config.performer
+    if saved.categories != dataset.categories:
+        raise InputError(f"performer.weights: {folder} knows {saved.categories}, the data {dataset.categories}")
+    if wanted.arch != saved.spec.arch:
+        raise InputError(f"performer.arch: {wanted.arch}, but {folder} holds {saved.spec.arch}")
+    size = wanted.input_size or saved.spec.input_size
+    if size != saved.spec.input_size:
+        raise InputError(f"performer.input_size: {size}, but {folder} was fitted at {saved.spec.input_size}")
+    spec = resolve_spec(dataclasses.replace(wanted, input_size=size), saved.network)
+    performer = Performer(saved.network, spec, saved.categories)
+    performer.check_layers()
     return performer, about | {"folder": str(folder)}
 
 
@@ -180,7 +240,7 @@ def _ready_made(config: Config) -> object | None:
     weights = torchvision.models.get_model_weights(arch).DEFAULT
     try:
         weights.get_state_dict(progress=False, check_hash=True)
-    except OSError:
+    except (OSError, RuntimeError):  # no network; or what came is not what was asked for
         cache = Path(torch.hub.get_dir()) / "checkpoints"
         raise InputError(f"performer.weights: cannot fetch {weights.url}; put that file into {cache}") from None
     return weights

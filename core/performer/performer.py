@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -37,21 +38,53 @@ class Performer(nn.Module):
         network: the classifier.
         spec: its module paths.
         categories: names of its classes.
+
+    Raises:
+        InputError: if the network cannot take the spec's input size, or a module of the spec does not run or has no maps.
     """
 
     def __init__(self, network: nn.Module, spec: Spec, categories: list[str] | None = None):
         super().__init__()
         self.network = network.eval().requires_grad_(False)
         self.spec, self.categories = spec, categories
-        self._seen: dict[str, Tensor] = {}
-        for path in {spec.feature, *spec.targets}:
-            network.get_submodule(path).register_forward_hook(self._keep(path))
+        self.feature_shape = self._shape_of_feature()
 
-    def _keep(self, path: str):
-        def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-            self._seen[path] = output
+    def _shape_of_feature(self) -> tuple[int, int, int]:
+        """(C, n, n), told from shapes alone (torch's meta device: nothing is computed)."""
+        spec = self.spec
+        state = {k: torch.empty_like(v, device="meta") for k, v in self.network.state_dict().items()}
+        images = torch.empty(1, 3, spec.input_size, spec.input_size, device="meta")
+        try:
+            seen, _ = self._observe(lambda: torch.func.functional_call(self.network, state, (images,)))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"performer.input_size: {spec.arch} cannot take {spec.input_size} px ({reason})") from None
+        for name, path in [("feature", spec.feature), *((f"targets.{i}", path) for i, path in enumerate(spec.targets))]:
+            if path not in seen:
+                raise InputError(f"performer.{name}: {path} gives no tensor when {spec.arch} classifies")
+        shape = seen[spec.feature].shape
+        if len(shape) != 4 or shape[2] != shape[3]:
+            raise InputError(f"performer.feature: {spec.feature} gives {tuple(shape[1:])}, not maps C x n x n")
+        return shape[1], shape[2], shape[3]
 
-        return hook
+    def _observe(self, run: Callable[[], Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """What the spec's modules give while `run` runs the network, and its answer."""
+        seen: dict[str, Tensor] = {}
+
+        def keep(path: str) -> Callable[[nn.Module, tuple, Tensor], None]:
+            def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+                if isinstance(output, Tensor):
+                    seen[path] = output.clone()  # what follows may write into it (`relu(..., inplace=True)`)
+
+            return hook
+
+        paths = {self.spec.feature, *self.spec.targets}
+        handles = [self.network.get_submodule(path).register_forward_hook(keep(path)) for path in paths]
+        try:
+            return seen, run()
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def train(self, mode: bool = True) -> Performer:
         """A performer is always in evaluation mode."""
@@ -65,24 +98,58 @@ class Performer(nn.Module):
     @torch.no_grad()
     def features(self, images: Tensor) -> PerformerFeatures:
         """One forward pass. images: (B, 3, S, S) float in [0, 1]."""
-        logits = self.network(self.normalise(images))
-        feature = self._seen[self.spec.feature]
-        if feature.dim() != 4:
-            raise InputError(f"performer.feature: {self.spec.feature} gives {feature.dim() - 2}-D maps, not C x n x n")
-        targets = [self._seen[path].flatten(1) for path in self.spec.targets]
-        self._seen.clear()
-        return PerformerFeatures(feature, targets, logits)
+        seen, logits = self._observe(lambda: self.network(self.normalise(images)))
+        return PerformerFeatures(seen[self.spec.feature], [seen[path].flatten(1) for path in self.spec.targets], logits)
 
+    @torch.no_grad()
     def pool(self) -> nn.Module:
-        """A copy of the performer's own last pooling: feature (B, C, n, n) -> (B, C, m, m)."""
-        return copy.deepcopy(nn.Sequential(*(self.network.get_submodule(path) for path in self.spec.pool)))
+        """A copy of the performer's own last pooling: feature (B, C, n, n) -> (B, C, m, m).
+
+        An adaptive pooling that leaves maps of this size as they are (torchvision's `avgpool` at 224 px) is left out.
+        """
+        maps, modules = torch.zeros(1, *self.feature_shape), []
+        for path in self.spec.pool:
+            module = copy.deepcopy(self.network.get_submodule(path))
+            pooled = copy.deepcopy(module).cpu()(maps)
+            if not (isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d) and pooled.shape == maps.shape):
+                modules.append(module)
+            maps = pooled
+        return nn.Sequential(*modules)
 
     def head(self) -> nn.Module:
         """A copy of what follows the second target: (B, D2) -> logits (B, K); the identity if that is the logits."""
-        last = [m for m in self.network.modules() if isinstance(m, nn.Linear)][-1]
+        last = self.network.get_submodule(name_of_last_layer(self.network, self.spec.arch))
         if self.network.get_submodule(self.spec.targets[1]) is last:
             return nn.Identity()
         return copy.deepcopy(last)
+
+    @torch.no_grad()
+    def check_layers(self) -> None:
+        """Run one random image to see that the spec's layers follow one another as a performer's must.
+
+        Raises:
+            InputError: if the head does not turn the second target into the logits, or a first target that is declared
+                to be the pooled feature is not.
+        """
+        device = next(self.parameters()).device
+        size = self.spec.input_size
+        seen = self.features(torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device))
+        head = self.head()
+        given = seen.targets[1].shape[1]
+        if isinstance(head, nn.Linear) and head.in_features != given:
+            raise InputError(
+                f"performer.targets.1: {self.spec.targets[1]} gives {given} values, the last layer takes "
+                f"{head.in_features}; name the layer before the last linear one"
+            )
+        if not torch.allclose(head(seen.targets[1]), seen.logits, rtol=1e-3, atol=1e-4):
+            raise InputError(f"performer.targets.1: the last layer does not turn {self.spec.targets[1]} into the logits")
+        pooled = self.pool()(seen.feature).flatten(1)
+        if self.spec.decoder_init[0] == "identity" and (
+            pooled.shape != seen.targets[0].shape or not torch.allclose(pooled, seen.targets[0], rtol=1e-3, atol=1e-4)
+        ):
+            raise InputError(
+                f"performer.decoder_init.0: identity, but {self.spec.targets[0]} is not the feature pooled by performer.pool"
+            )
 
     def decoder_layers(self) -> list[tuple[Tensor, Tensor] | str | None]:
         """For each target the (weight, bias) of the performer's own layer, or `identity`."""
@@ -121,10 +188,23 @@ def build_network(arch: str, classes: int, weights: object | None = None) -> nn.
 
 def replace_last_layer(network: nn.Module, classes: int) -> None:
     """Give the network a new last linear layer for this many classes, in place."""
-    name, last = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear)][-1]
-    if last.out_features != classes:
+    name = name_of_last_layer(network, type(network).__name__)
+    last = network.get_submodule(name)
+    if isinstance(last, nn.Linear) and last.out_features != classes:
         parent, _, own = name.rpartition(".")
         setattr(network.get_submodule(parent), own, nn.Linear(last.in_features, classes))
+
+
+def name_of_last_layer(network: nn.Module, arch: str) -> str:
+    """Module path of the linear layer that gives the logits.
+
+    Raises:
+        InputError: if the network has no linear layer.
+    """
+    names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not names:
+        raise InputError(f"performer.arch: {arch} has no linear last layer; choose a classifier that ends in one")
+    return names[-1]
 
 
 def build_performer(config: PerformerConfig, classes: int) -> Performer:

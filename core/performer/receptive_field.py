@@ -1,17 +1,23 @@
 """Exact receptive fields: strides, kernels and paddings followed through the network's graph up to a layer.
 
-Coordinates are continuous: pixel k covers [k, k + 1), as boxes and landmarks have it.
+Coordinates are continuous: pixel k covers [k, k + 1), as boxes and landmarks have it. Ceil mode adds cells at the end of a
+map and moves none; norms, activations and the channels are without places. A branch that has lost its places (the global
+pooling of a squeeze-and-excitation) only scales, so it is left out.
 """
 
 from __future__ import annotations
 
 import operator
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
+from torchvision.ops import stochastic_depth
 
 from core.errors import InputError
+from core.performer.graph import is_slice_of_channels, output_of, trace
 
 
 class ReceptiveField(NamedTuple):
@@ -25,74 +31,97 @@ class ReceptiveField(NamedTuple):
     """Side of the field, in pixels."""
 
 
+POINTWISE_MODULES = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Tanh),
+    *(nn.Sigmoid, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm),
+    *(nn.InstanceNorm2d, nn.LocalResponseNorm, nn.Dropout, nn.Dropout2d, nn.Identity, nn.Linear),
+)
+"""Modules that move nothing; a linear layer inside a network acts on channels."""
+POINTWISE_FUNCTIONS: set[Callable] = {
+    *(operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul, operator.truediv),
+    *(torch.add, torch.sub, torch.mul, torch.div, torch.relu, torch.sigmoid, torch.tanh, torch.cat, torch.permute),
+    *(torch.unsqueeze, F.relu, F.relu6, F.gelu, F.silu, F.hardswish, F.hardsigmoid, F.leaky_relu, F.dropout),
+    *(F.batch_norm, F.layer_norm, F.local_response_norm, F.linear, stochastic_depth),
+}
+POINTWISE_METHODS = {
+    *("add", "add_", "sub", "mul", "mul_", "div", "relu", "relu_", "sigmoid", "tanh", "clone", "contiguous", "float", "to"),
+    *("permute", "unsqueeze"),
+}
+GLOBAL_MODULES = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten)
+GLOBAL_FUNCTIONS: set[Callable] = {torch.flatten, torch.mean, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, getattr}
+GLOBAL_METHODS = {"mean", "flatten", "size", "dim"}
+POOL_ARGUMENTS = ("input", "kernel_size", "stride", "padding", "dilation")
+
+
 def receptive_field(network: nn.Module, layer: str) -> ReceptiveField:
     """The receptive field of a layer's cells.
 
     Raises:
-        InputError: if the network mixes fields with different centres, or has a layer whose field is not known.
+        InputError: if the network mixes fields with different centres, or has an operation whose field is not known.
     """
-    try:
-        graph = fx.symbolic_trace(network).graph
-    except Exception as error:  # tracing runs the network's own code, which may raise anything
-        raise InputError(f"performer.arch: the network cannot be traced ({error})") from None
+    graph = trace(network)
+    last = output_of(graph, layer)
+    fields = [_follow(graph, network, last, axis) for axis in (0, 1)]
+    if fields[0] is None or fields[1] is None:
+        raise InputError(f"performer.feature: {layer} comes after a global pooling; its cells have no places")
+    if fields[0][:2] != fields[1][:2]:
+        raise InputError(f"performer.feature: the cells of {layer} lie differently along rows and columns")
+    return fields[0]._replace(size=max(f.size for f in fields if f))
+
+
+def _follow(graph: fx.Graph, network: nn.Module, last: fx.Node, axis: int) -> ReceptiveField | None:
+    """The field at a node, along one axis (0: rows)."""
     fields: dict[fx.Node, ReceptiveField | None] = {}
-    found: ReceptiveField | None = None
     for node in graph.nodes:
         if node.op == "placeholder":
             fields[node] = ReceptiveField(0.5, 1.0, 1.0)
-            continue
-        inputs = [fields[n] for n in node.all_input_nodes if fields.get(n) is not None]
-        merged = _merge([f for f in inputs if f is not None], str(node))
-        module = network.get_submodule(str(node.target)) if node.op == "call_module" else None
-        fields[node] = None if merged is None else _through(merged, module, node)
-        if (node.op == "call_module" and (node.target == layer or str(node.target).startswith(layer + "."))) or (
-            found is not None and _belongs_to(node, layer)
-        ):
-            found = fields[node] or found
-    if found is None:
-        raise InputError(f"performer.feature: {layer} is not on the network's path")
-    return found
-
-
-def _belongs_to(node: fx.Node, layer: str) -> bool:
-    """Whether a plain operation (a residual sum, say) runs inside the layer."""
-    stack = node.meta.get("nn_module_stack", {})
-    return any(path == layer or path.startswith(layer + ".") for path in stack)
+        else:
+            merged = _merge([f for n in node.all_input_nodes if (f := fields[n]) is not None], str(node))
+            module = network.get_submodule(str(node.target)) if node.op == "call_module" else None
+            fields[node] = None if merged is None else _through(merged, module, node, axis)
+        if node is last:
+            break
+    return fields[last]
 
 
 def _merge(fields: list[ReceptiveField], where: str) -> ReceptiveField | None:
     """The field of a sum: the branches must agree in their centres."""
-    if not fields:
-        return None
-    first = fields[0]
-    for other in fields[1:]:
-        if abs(other.start - first.start) > 1e-6 or other.stride != first.stride:
-            raise InputError(f"performer.arch: branches with different receptive-field centres meet at {where}")
-    return max(fields, key=lambda f: f.size)
+    if any(abs(f.start - fields[0].start) > 1e-6 or f.stride != fields[0].stride for f in fields):
+        raise InputError(f"performer.arch: branches with different receptive-field centres meet at {where}")
+    return max(fields, key=lambda f: f.size) if fields else None
 
 
-def _through(field: ReceptiveField, module: nn.Module | None, node: fx.Node) -> ReceptiveField | None:
+def _through(field: ReceptiveField, module: nn.Module | None, node: fx.Node, axis: int) -> ReceptiveField | None:
     """The field after a node; None once the map has no places any more (a global pooling)."""
-    if isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d | nn.Flatten):
-        return None
     if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
-        kernel, stride, padding, dilation = (
-            _square(getattr(module, name, 1), node) for name in ("kernel_size", "stride", "padding", "dilation")
-        )
-        reach = dilation * (kernel - 1)
-        start = field.start + (reach / 2 - padding) * field.stride
-        return ReceptiveField(start, field.stride * stride, field.size + reach * field.stride)
-    if node.op == "call_function" and node.target in (torch.flatten, torch.mean):
+        return _windowed(field, vars(module), axis)
+    if node.target in (F.max_pool2d, F.avg_pool2d, torch.max_pool2d):
+        return _windowed(field, dict(zip(POOL_ARGUMENTS, node.args, strict=False)) | node.kwargs, axis)
+    if isinstance(module, GLOBAL_MODULES) or node.target in GLOBAL_FUNCTIONS:
         return None
-    if node.op == "call_method" and node.target in ("mean", "flatten"):
+    if node.op == "call_method" and node.target in GLOBAL_METHODS:
         return None
-    elementwise = node.op in ("call_module", "output", "get_attr") or node.target in (operator.add, operator.mul, torch.relu)
-    return field if elementwise or node.op in ("call_function", "call_method") else None
+    methods = node.op == "call_method" and node.target in POINTWISE_METHODS
+    if isinstance(module, POINTWISE_MODULES) or node.target in POINTWISE_FUNCTIONS or methods or is_slice_of_channels(node):
+        return field
+    what = type(module).__name__ if module is not None else str(node.target)
+    raise InputError(f"performer.arch: the receptive field after {what} ({node.name}) is not known; take an earlier layer")
 
 
-def _square(value: int | tuple[int, ...] | str, node: fx.Node) -> int:
-    if isinstance(value, tuple) and len(set(value)) == 1:
-        return int(value[0])
-    if isinstance(value, int):
-        return value
-    raise InputError(f"performer.arch: {node.target} is not the same along both axes ({value})")
+def _windowed(field: ReceptiveField, window: dict[str, Any], axis: int) -> ReceptiveField:
+    """The field after a convolution or a pooling with these settings."""
+
+    def along(name: str, otherwise: int) -> int:
+        value = window.get(name)
+        value = otherwise if value is None or value == [] else value
+        return int(value[axis] if isinstance(value, tuple | list) else value)
+
+    kernel, dilation = along("kernel_size", 1), along("dilation", 1)
+    reach = dilation * (kernel - 1)
+    if isinstance(window.get("padding"), str):  # torch puts the odd pixel of `same` at the end
+        padding = reach // 2 if window["padding"] == "same" else 0
+    else:
+        padding = along("padding", 0)
+    start = field.start + (reach / 2 - padding) * field.stride
+    # a function's pooling steps by its kernel where no stride is given; modules always have one
+    return ReceptiveField(start, field.stride * along("stride", kernel), field.size + reach * field.stride)

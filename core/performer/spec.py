@@ -9,6 +9,7 @@ from torch import nn
 
 from core.config import PerformerConfig
 from core.errors import InputError
+from core.performer.graph import ends_in_relu
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -46,9 +47,9 @@ _CONVNEXT = {
     "decoder_init": ["identity", "classifier.2"],
 }
 KNOWN: dict[str, dict] = {
-    "small": {"input_size": 112, "feature": "features.20", "pool": ["features.21"], **_CHAINED},
-    "vgg_m": {"input_size": 224, "feature": "features.13", "pool": ["features.14"], **_CHAINED},
-    "vgg_s": {"input_size": 224, "feature": "features.12", "pool": ["features.13"], **_CHAINED},
+    "small": {"input_size": 112, "feature": "features.16", "pool": ["features.17", "avgpool"], **_CHAINED},
+    "vgg_m": {"input_size": 224, "feature": "features.13", "pool": ["features.14", "avgpool"], **_CHAINED},
+    "vgg_s": {"input_size": 224, "feature": "features.12", "pool": ["features.13", "avgpool"], **_CHAINED},
     "alexnet": {
         "input_size": 224,
         "feature": "features.11",
@@ -58,9 +59,16 @@ KNOWN: dict[str, dict] = {
     },
     "vgg16": {"input_size": 224, "feature": "features.29", "pool": ["features.30", "avgpool"], **_CHAINED},
     **{f"resnet{depth}": {"input_size": 224, **_RESNET} for depth in (18, 34, 50, 101, 152)},
+    **{f"resnext{kind}": {"input_size": 224, **_RESNET} for kind in ("50_32x4d", "101_32x8d", "101_64x4d")},
+    **{f"wide_resnet{depth}_2": {"input_size": 224, **_RESNET} for depth in (50, 101)},
     **{f"convnext_{size}": {"input_size": 224, **_CONVNEXT} for size in ("tiny", "small", "base", "large")},
 }
 """What is known of each architecture."""
+
+
+def known_input_size(arch: str) -> int:
+    """The architecture's own side of the square crop, in pixels."""
+    return KNOWN.get(arch, {}).get("input_size", 224)
 
 
 def resolve_spec(config: PerformerConfig, network: nn.Module) -> Spec:
@@ -83,13 +91,13 @@ def resolve_spec(config: PerformerConfig, network: nn.Module) -> Spec:
         for where, path in paths.items():
             if path not in modules and not (name == "decoder_init" and path == "identity"):
                 near = ", ".join(difflib.get_close_matches(path, modules, 3)) or ", ".join(list(modules)[1:4])
-                raise InputError(f"{where}: {config.arch} has no module {path}; near it: {near}")
+                raise InputError(f"{where}: {config.arch} has no module {path}; nearest: {near}")
     for name in ("targets", "decoder_init"):
         if len(values[name]) != 2:
             raise InputError(f"performer.{name}: expected two module paths, got {len(values[name])}")
     relu = [isinstance(modules[path], nn.ReLU) for path in values["targets"]]
     if values["decoder_init"][0] == "identity":  # the pooled feature: as non-negative as the feature itself
-        last = [m for m in modules[values["feature"]].modules() if not list(m.children())][-1]
-        relu[0] = isinstance(last, nn.ReLU) or config.arch.startswith("resnet")
-    size = config.input_size or known.get("input_size", 224)
+        only_pools = not any(isinstance(modules[path], nn.LayerNorm) for path in values["pool"])
+        relu[0] = only_pools and ends_in_relu(network, values["feature"])
+    size = config.input_size or known_input_size(config.arch)
     return Spec(arch=config.arch, input_size=size, target_relu=relu, **values)

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from core.errors import InputError
-from core.performer.performer import Performer, build_network
+from core.performer.performer import Performer, build_network, name_of_last_layer
 from core.performer.spec import Spec
 
 WEIGHTS, ABOUT = "performer.safetensors", "performer.json"
@@ -37,7 +38,14 @@ def save_performer(performer: Performer, folder: Path, about: dict[str, Any]) ->
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     save_file({k: v.contiguous() for k, v in performer.network.state_dict().items()}, part / WEIGHTS)
-    description = {"spec": dataclasses.asdict(performer.spec), "categories": performer.categories, **about}
+    versions = {"torch": torch.__version__, "torchvision": torchvision.__version__}
+    description = {
+        "spec": dataclasses.asdict(performer.spec),
+        "categories": performer.categories,
+        "fingerprint": performer_fingerprint(performer),
+        "versions": versions,
+        **about,
+    }
     (part / ABOUT).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     try:
         os.rename(part, folder)
@@ -53,7 +61,8 @@ def load_performer(folder: Path) -> tuple[Performer, dict[str, Any]]:
     """
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        spec = Spec(**about["spec"])
+        values: dict[str, Any] = about["spec"]
+        spec = Spec(**values | {k: tuple(values[k]) for k in ("mean", "std")})
         network = build_network(spec.arch, len(about["categories"]))
         network.load_state_dict(load_file(folder / WEIGHTS))
     except FileNotFoundError as error:
@@ -70,8 +79,12 @@ def load_performer(folder: Path) -> tuple[Performer, dict[str, Any]]:
 def load_state(file: Path, network: nn.Module) -> list[str]:
     """Load a state dict (.pth or .safetensors) into a network, but for last layers of another number of classes.
 
+    Args:
+        file: a .safetensors file, or one that torch.save wrote, of which nothing but tensors is read.
+        network: changed in place.
+
     Returns:
-        Names of the parameters that stay as they were.
+        Names of the parameters that stay as they were: those of a last layer for another number of classes.
 
     Raises:
         InputError: names the file and the keys that do not fit.
@@ -81,18 +94,24 @@ def load_state(file: Path, network: nn.Module) -> list[str]:
             load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
         )
     except FileNotFoundError:
-        raise InputError(f"performer.weights: {file} does not exist") from None
+        raise InputError(
+            f"performer.weights: {file} does not exist; use fit, torchvision, a fitted performer's folder or a state dict"
+        ) from None
+    except IsADirectoryError:
+        raise InputError(f"performer.weights: {file} is a folder without {ABOUT}, so no fitted performer's") from None
     except Exception as error:  # both readers raise their own kinds on a damaged file
-        raise InputError(f"performer.weights: {file} cannot be read as weights ({str(error).splitlines()[0]})") from None
+        reason = "it holds more than tensors" if "Weights only" in str(error) else str(error).splitlines()[0]
+        raise InputError(f"performer.weights: {file} cannot be read as weights ({reason})") from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"performer.weights: {file} is not a state dict (names -> tensors)")
     own = network.state_dict()
-    last = [n for n, m in network.named_modules() if isinstance(m, nn.Linear)][-1]
+    last = name_of_last_layer(network, type(network).__name__)
     kept = [k for k, v in state.items() if k.startswith(last + ".") and k in own and v.shape != own[k].shape]
     state = {k: v for k, v in state.items() if k not in kept}
     wrong = [k for k in own if k not in kept and (k not in state or state[k].shape != own[k].shape)]
     wrong += [k for k in state if k not in own]
     if wrong:
-        raise InputError(f"performer.weights: {file} does not fit performer.arch: {', '.join(wrong[:5])}")
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise InputError(f"performer.weights: {file} does not fit performer.arch: {', '.join(wrong[:5])}{more}")
     network.load_state_dict(state, strict=False)
     return kept

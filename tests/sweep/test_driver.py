@@ -1,0 +1,173 @@
+"""Real sweeps over real training, through the command line, with Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from mlflow.tracking import MlflowClient
+
+from sweep.tracking import open_client
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+
+EPOCHS = 3
+PATIENCE = 180.0
+DATA = {"data": {"train_images": 96, "test_images": 48}, "performer": {"fit": {"epochs": 3, "batch_size": 16}}}
+
+
+@pytest.fixture(scope="module")
+def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose data, performer and cache are made once for the whole module."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(autouse=True)
+def home(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PARAPHRASE_HOME", str(shared_home))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return shared_home
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "sweep.cli", *arguments]
+
+
+def paraphrase(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=PATIENCE)
+
+
+def write(folder: Path, name: str, **changes: Any) -> Path:
+    sweep = {
+        "base": DATA | {"train": {"epochs": EPOCHS, "batch_size": 32}, "explainer": {"interp_widths": [8]}},
+        "space": {"loss.eta": {"type": "float", "low": 0.3, "high": 3.0, "log": True}},
+        "trials": 4,
+    } | changes
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(sweep))
+    return file
+
+
+def until(condition: Callable[[], Any], process: subprocess.Popen) -> Any:
+    """Wait until something holds while a process runs."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        assert process.poll() is None, "the driver ended too early"
+        time.sleep(0.05)
+    raise AssertionError("waited too long")
+
+
+def workers(parent: int) -> list[int]:
+    """Trials' worker processes below a driver."""
+    table = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout.splitlines()[1:]
+    rows = [(int(r.split()[0]), int(r.split()[1]), r.split(None, 2)[2]) for r in table]
+    below, found = {parent}, []
+    for _ in range(6):
+        below |= {pid for pid, ppid, _ in rows if ppid in below}
+    for pid, _, name in rows:
+        if pid in below and "ray::ExplainerTrial" in name:
+            found.append(pid)
+    return found
+
+
+def check_record(home: Path, name: str, trials: int, epochs: int = EPOCHS) -> dict[str, Any]:
+    """The record is whole: the budget's number of ended trials, one run each, every series without gap or double."""
+    shown = json.loads(paraphrase("sweep", "show", name, "--json").stdout)
+    states = shown["trials"]
+    assert states["complete"] + states["pruned"] + states["failed"] == trials
+    assert states["running"] == states["waiting"] == 0
+    client: MlflowClient = open_client(f"sqlite:///{home / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("paraphrase")
+    runs = client.search_runs([experiment.experiment_id], f"tags.study = '{name}'")
+    assert Counter(r.data.tags["kind"] for r in runs) == {"sweep": 1, "trial": trials}
+    numbers = sorted(int(r.data.tags["trial_number"]) for r in runs if r.data.tags["kind"] == "trial")
+    assert numbers == list(range(trials))
+    for run in runs:
+        if run.data.tags.get("trial_state") != "complete":
+            continue
+        for key in ("p", "reconstruction_error", "fidelity", "loss_filter", "seconds"):
+            steps = [m.step for m in client.get_metric_history(run.info.run_id, key)]
+            assert sorted(steps) == list(range(1, epochs + 1)), (run.info.run_name, key, steps)
+        assert {"config.yaml", "explainer"} <= {a.path for a in client.list_artifacts(run.info.run_id)}
+    parent = next(r for r in runs if r.data.tags["kind"] == "sweep")
+    assert parent.info.status == "FINISHED"
+    return shown
+
+
+def test_killed_driver_and_killed_worker_cost_nothing_but_time(home: Path, tmp_path: Path) -> None:
+    epochs = 12
+    base = DATA | {"train": {"epochs": epochs, "batch_size": 16}, "explainer": {"interp_widths": [8]}}
+    file = write(tmp_path, "killed", base=base)
+    trials = home / "sweeps" / "killed" / "trials"
+    arguments = ["sweep", "run", str(file)]
+    for _ in range(2):
+        driver = subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        before = {f: f.stat().st_mtime_ns for f in trials.glob("*/checkpoint/*.safetensors")}
+        until(
+            lambda before=before: any(
+                f.stat().st_mtime_ns != before.get(f) for f in trials.glob("*/checkpoint/checkpoint.safetensors")
+            ),
+            driver,
+        )
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        arguments = ["sweep", "resume", "killed"]
+    log = tmp_path / "log"
+    with log.open("w") as out:
+        driver = subprocess.Popen(command(*arguments), stdout=out, stderr=out)
+        os.kill(until(lambda: workers(driver.pid), driver)[0], signal.SIGKILL)
+        assert driver.wait(PATIENCE) == 0
+    assert "it goes on from its last finished epoch" in log.read_text()
+    shown = check_record(home, "killed", 4, epochs)
+    assert shown["trials"]["complete"] == 4 and shown["pareto"] and shown["seconds"] > 0
+    assert "location_instability" in shown["performer"]
+
+
+def test_failing_trials_end_as_failed_and_a_larger_budget_tops_up(home: Path, tmp_path: Path) -> None:
+    space = {"train.learning_rate": {"type": "categorical", "choices": [1e-3, 1e18]}}
+    file = write(tmp_path, "failing", space=space, trials=2, sampler="grid")
+    ran = paraphrase("sweep", "run", str(file))
+    assert ran.returncode == 0, ran.stderr
+    lines = ran.stdout.splitlines()
+    assert lines[2].startswith("performer") and lines[5].startswith("00")
+    shown = check_record(home, "failing", 2)
+    assert (shown["trials"]["complete"], shown["trials"]["failed"]) == (1, 1)
+    exported = paraphrase("sweep", "export", "failing").stdout
+    assert "the loss is not finite" in exported or "filters died" in exported
+    again = paraphrase("sweep", "run", str(file))
+    assert again.returncode == 2 and "exists already" in again.stderr
+
+
+def test_interrupted_sweep_says_how_to_go_on_and_takes_a_larger_budget(home: Path, tmp_path: Path) -> None:
+    file = write(tmp_path, "topped", trials=2)
+    driver = subprocess.Popen(command("sweep", "run", str(file)), stderr=subprocess.PIPE, text=True)
+    until(lambda: workers(driver.pid), driver)
+    driver.send_signal(signal.SIGINT)
+    _, errors = driver.communicate(timeout=PATIENCE)
+    assert driver.returncode == 130 and "paraphrase sweep resume topped" in errors
+    resumed = paraphrase("sweep", "resume", "topped", "--trials", "3")
+    assert resumed.returncode == 0, resumed.stderr
+    check_record(home, "topped", 3)
+    picked = json.loads(paraphrase("sweep", "pick", "topped", "--json").stdout)
+    assert (Path(picked["folder"]) / "config.yaml").exists()
+    assert paraphrase("sweep", "delete", "topped").returncode == 0
+    assert "sweep topped: not found" in paraphrase("sweep", "show", "topped").stderr
+
+
+def test_bad_data_leaves_nothing_behind(home: Path, tmp_path: Path) -> None:
+    file = write(tmp_path, "bad", base={"data": {"source": "cub", "path": str(tmp_path / "nowhere")}})
+    ran = paraphrase("sweep", "run", str(file))
+    assert ran.returncode == 2 and len(ran.stderr.strip().splitlines()) == 1
+    assert not (home / "sweeps" / "bad").exists()
