@@ -196,9 +196,7 @@ def check_sweep(sweep: SweepConfig) -> None:
     from sweep.space import check_space
 
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", sweep.name):
-        raise InputError(
-            f"name: {sweep.name!r} must be letters, digits, '.', '_' or '-', and start with one of the first two"
-        )
+        raise InputError(f"name: {sweep.name!r} must be letters, digits, '.', '_' or '-', and start with one of the first two")
     base = sweep.base_config()
     check_space(sweep.space, to_mapping(base), sweep.sampler)
     if not sweep.objectives:
@@ -237,9 +235,7 @@ def drop_landmark_metrics(sweep: SweepConfig) -> list[str]:
         sweep.objectives.pop(metric, None)
         sweep.constraints.pop(metric, None)
     if not sweep.objectives:
-        raise InputError(
-            f"objectives: the data has no landmarks, so {', '.join(dropped)} cannot be measured; add p or another"
-        )
+        raise InputError(f"objectives: the data has no landmarks, so {', '.join(dropped)} cannot be measured; add p or another")
     if sweep.early_stopping and sweep.early_stopping.metric.removesuffix("_se") in LANDMARK_METRICS:
         raise InputError(f"early_stopping.metric: the data has no landmarks for {sweep.early_stopping.metric}")
     return dropped

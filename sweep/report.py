@@ -45,9 +45,8 @@ def _filter_page(session: Session, trial: FrozenTrial) -> Path:
     folder = trial_folder(session.sweep.name, trial.number)
     page = folder / "filters.png"
     if not page.exists():
-        from core.filters_page import draw_filters
-
         from core.config import to_mapping
+        from core.filters_page import draw_filters
         from sweep.space import resolve
 
         config = resolve(trial.params, session.sweep.space, to_mapping(session.sweep.base_config()))

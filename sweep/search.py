@@ -53,9 +53,7 @@ class StudySearcher(Searcher):
         concurrency: most trials at once.
     """
 
-    def __init__(
-        self, study: optuna.Study, sweep: SweepConfig, tracker: Tracker, progress: Progress, concurrency: int
-    ) -> None:
+    def __init__(self, study: optuna.Study, sweep: SweepConfig, tracker: Tracker, progress: Progress, concurrency: int) -> None:
         super().__init__(metric=None, mode=None)
         self.study, self.sweep, self.tracker, self.progress = study, sweep, tracker, progress
         self.concurrency = concurrency

@@ -130,8 +130,7 @@ def run_name(number: int, params: Mapping[str, Any]) -> str:
     """A name that can be read in MLflow's tables: `007 W1=64 eta=0.53`."""
     names = short_names(list(params))
     parts = [
-        f"{names[path]}={value:.3g}" if isinstance(value, float) else f"{names[path]}={value}"
-        for path, value in params.items()
+        f"{names[path]}={value:.3g}" if isinstance(value, float) else f"{names[path]}={value}" for path, value in params.items()
     ]
     return " ".join([f"{number:03d}", *parts])
 

@@ -22,9 +22,7 @@ class Watch(Callback):
         save_seconds: called every few seconds.
     """
 
-    def __init__(
-        self, searcher: StudySearcher, progress: Progress, tracker: Tracker, save_seconds: Callable[[], None]
-    ) -> None:
+    def __init__(self, searcher: StudySearcher, progress: Progress, tracker: Tracker, save_seconds: Callable[[], None]) -> None:
         self.searcher, self.progress, self.tracker, self.save_seconds = searcher, progress, tracker, save_seconds
         self.saved = time.monotonic()
 

@@ -90,7 +90,7 @@ def _placement(sketch: Sketch, rng: np.random.Generator, size: int) -> tuple[np.
 
     The centre and the diagonal of the animal's box are drawn without a look at the category, so they cannot tell it.
     """
-    angle = np.radians(rng.uniform(-MAX_ROTATION, MAX_ROTATION))
+    angle = np.radians(rng.triangular(-MAX_ROTATION, 0, MAX_ROTATION))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     mirror = 1.0 if rng.random() < 0.5 else -1.0
     # the animal's own side view is foreshortened as if it stood a little askew

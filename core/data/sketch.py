@@ -13,9 +13,9 @@ from enum import IntEnum
 
 import numpy as np
 
-RIM = 0.024
+RIM = 0.032
 """Width of the dark rim around the strokes of a layer, in units of the body."""
-RIM_TONE = 5
+RIM_TONE = 2
 """Tone of the rim."""
 STEPS = 7
 """Samples per segment of a stroke."""

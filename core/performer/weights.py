@@ -63,8 +63,9 @@ def load_performer(folder: Path) -> tuple[Performer, dict[str, Any]]:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         values: dict[str, Any] = about["spec"]
         spec = Spec(**values | {k: tuple(values[k]) for k in ("mean", "std")})
-        network = build_network(spec.arch, len(about["categories"]))
-        network.load_state_dict(load_file(folder / WEIGHTS))
+        with torch.device("meta"):  # no weights are drawn, only to be replaced: faster, and the caller's generator rests
+            network = build_network(spec.arch, len(about["categories"]))
+        network.load_state_dict(load_file(folder / WEIGHTS), assign=True)
     except FileNotFoundError as error:
         raise InputError(
             f"{error.filename or folder}: there is no such performer; `paraphrase performer fit` makes one"

@@ -48,9 +48,7 @@ def test_metrics_are_those_that_core_measures() -> None:
         ({"resources": {"cpus_per_trial": 0}}, "resources.cpus_per_trial: 0.0 is out of range; must be > 0"),
     ],
 )
-def test_bad_sweep_is_named_by_its_full_path(
-    small: Callable[..., SweepConfig], changes: dict[str, Any], message: str
-) -> None:
+def test_bad_sweep_is_named_by_its_full_path(small: Callable[..., SweepConfig], changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
         small(**changes)
     assert str(caught.value).startswith(message)
@@ -90,7 +88,7 @@ def test_any_field_can_be_overridden(sweep_file: Callable[..., Path]) -> None:
 
 
 def test_override_of_an_unknown_part_of_the_space_is_refused(sweep_file: Callable[..., Path]) -> None:
-    with pytest.raises(InputError, match="space.loss.kappa.high: unknown part of the space"):
+    with pytest.raises(InputError, match=r"space\.loss\.kappa\.high: unknown part of the space"):
         load_sweep(sweep_file(), ["space.loss.kappa.high=3"])
 
 

@@ -75,7 +75,7 @@ def test_pick_takes_the_knee_or_the_best_under_bounds(finished: optuna.Study) ->
     assert pick("small", ["p>=0.9"]).number == 1
     assert pick("small", ["p>=0.98", "fidelity > 0.9"]).number == 2
     assert pick("small", ["location_instability<0.05", "reconstruction_error<=0.05"]).number == 1
-    with pytest.raises(InputError, match="keeps p>=0.999; the front reaches p 0.99"):
+    with pytest.raises(InputError, match=r"keeps p>=0\.999; the front reaches p 0\.99"):
         pick("small", ["p>=0.999"])
 
 
@@ -103,7 +103,7 @@ def test_importance_takes_the_direction_into_account() -> None:
     assert shares["p"]["a"] > 0.8 and shares["reconstruction_error"]["b"] > 0.8
 
 
-def test_figures_work_offline(finished: optuna.Study, tmp_path) -> None:  # noqa: ANN001
+def test_figures_work_offline(finished: optuna.Study, tmp_path) -> None:
     files = draw_figures(plain_copy(finished, finished.trials), {0, 1, 2, 4}, {"location_instability": 0.1}, tmp_path)
     names = {f.name for f in files}
     kinds = ["pareto_front", "optimization_history", "slice", "parallel_coordinate", "importance"]

@@ -88,9 +88,7 @@ def test_violations_are_positive_where_a_bound_is_broken() -> None:
     assert found["fidelity.min"] == pytest.approx(0.1) and found["fidelity.max"] < 0 < found["p.min"]
 
 
-def test_warm_start_takes_over_what_fits_and_counts_nothing_twice(
-    small: Callable[..., SweepConfig], tmp_path: Path
-) -> None:
+def test_warm_start_takes_over_what_fits_and_counts_nothing_twice(small: Callable[..., SweepConfig], tmp_path: Path) -> None:
     old = small(name="old")
     source = open_study(old, f"sqlite:///{tmp_path}/s.db", create=True)
     proposals = run_trials(source, old, 8)

@@ -95,5 +95,5 @@ def test_parent_metrics_are_written_once(store: MlflowClient, tmp_path: Path) ->
 
 
 def test_store_that_cannot_be_opened_is_bad_input() -> None:
-    with pytest.raises(InputError, match="tracking_uri: sqlite:////proc/none/mlflow.db cannot be opened"):
+    with pytest.raises(InputError, match=r"tracking_uri: sqlite:////proc/none/mlflow\.db cannot be opened"):
         open_client("sqlite:////proc/none/mlflow.db")

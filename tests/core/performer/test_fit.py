@@ -39,7 +39,7 @@ def stripes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def configuration(*overrides: str) -> Config:
-    quick = ["performer.input_size=32", "performer.fit.epochs=6", "performer.fit.batch_size=16", "train.device=cpu"]
+    quick = ["performer.input_size=32", "performer.fit.epochs=5", "performer.fit.batch_size=16", "train.device=cpu"]
     return load_config(None, [*quick, "performer.fit.crop_scale=0.9", "train.precision=float32", *overrides])
 
 
@@ -86,7 +86,7 @@ def test_a_fitted_folder_serves_as_weights(stripes: Dataset, tmp_path: Path, mon
     ):
         with pytest.raises(InputError, match=message):
             obtain_performer(configuration(f"performer.weights={about['folder']}", *overrides), stripes, progress=False)
-    with pytest.raises(InputError, match="performer.weights: .* knows .*'down'.* the data .*'up'"):
+    with pytest.raises(InputError, match=r"performer.weights: .* knows .*'down'.* the data .*'up'"):
         obtain_performer(configuration(f"performer.weights={about['folder']}"), other, progress=False)
 
 
@@ -117,7 +117,7 @@ def test_a_state_dict_is_where_the_fit_starts_and_its_content_names_the_result(
 
 def test_a_fit_that_diverges_is_an_error_and_leaves_nothing(stripes: Dataset) -> None:
     config = configuration("performer.fit.learning_rate=1e30", "performer.fit.epochs=2")
-    with pytest.raises(InputError, match="performer.fit.learning_rate: the loss is no number after epoch"):
+    with pytest.raises(InputError, match=r"performer.fit.learning_rate: the loss is no number after epoch"):
         obtain_performer(config, stripes, progress=False)
     assert not fit_folder(config, stripes).exists()
 
@@ -157,7 +157,7 @@ def test_augmented_images_stay_images() -> None:
 
 
 def test_weights_that_torchvision_does_not_have_are_an_error(stripes: Dataset) -> None:
-    with pytest.raises(InputError, match="performer.weights: torchvision has none for small"):
+    with pytest.raises(InputError, match=r"performer.weights: torchvision has none for small"):
         obtain_performer(configuration("performer.weights=torchvision"), stripes, progress=False)
 
 

@@ -79,7 +79,7 @@ def test_targets_that_end_in_a_relu_are_known(performer: Performer) -> None:
     expected = {"resnet18": [True, False], "convnext_tiny": [False, False]}.get(performer.spec.arch, [True, True])
     assert performer.spec.target_relu == expected
     seen = performer.features(images_for(performer))
-    assert [bool((target >= 0).all()) for target in seen.targets] == expected
+    assert all(bool((target >= 0).all()) for target, relu in zip(seen.targets, expected, strict=True) if relu)
 
 
 def test_a_performer_stays_frozen(performer: Performer) -> None:

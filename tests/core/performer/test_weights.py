@@ -86,7 +86,7 @@ def test_a_file_of_weights_runs_no_code(tmp_path: Path, plain: bool) -> None:
         file.write_bytes(pickle.dumps({"classifier.0.weight": Trap(sprung)}))
     else:
         torch.save({"classifier.0.weight": Trap(sprung)}, file)
-    with pytest.raises(InputError, match="weights.pth cannot be read as weights") as caught:
+    with pytest.raises(InputError, match=r"weights.pth cannot be read as weights") as caught:
         load_state(file, build_network("small", 3))
     assert not sprung.exists()
     assert "\n" not in str(caught.value)
@@ -121,5 +121,5 @@ def test_state_dicts_that_do_not_fit_are_named_by_their_keys(tmp_path: Path, cha
 def test_missing_files_and_foreign_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.pth does not exist"):
         load_state(tmp_path / "nowhere.pth", build_network("small", 3))
-    with pytest.raises(InputError, match="is a folder without performer.json"):
+    with pytest.raises(InputError, match=r"is a folder without performer.json"):
         load_state(tmp_path, build_network("small", 3))

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+BLOCK = """
+import importlib, pathlib, sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"ray", "optuna", "mlflow", "sweep", "ablations", "scipy", "plotly", "matplotlib"}:
+            raise ImportError(f"core must not import {name}")
+
+sys.meta_path.insert(0, Block())
+for file in sorted(pathlib.Path("core").rglob("*.py")):
+    if file.name != "__main__.py":
+        importlib.import_module(".".join(file.with_suffix("").parts).removesuffix(".__init__"))
+"""
+
+
+def test_core_needs_neither_ray_nor_optuna_nor_mlflow() -> None:
+    done = subprocess.run([sys.executable, "-c", BLOCK], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
