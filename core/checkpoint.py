@@ -73,7 +73,7 @@ def load_explainer(folder: str | Path) -> Explainer:
     """
     tensors, about = read_tensors(Path(folder) / EXPLAINER)
     config = from_mapping(ExplainerConfig, about["explainer"])
-    sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in about["shape"].items()}
+    sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in about["shape"].items()}
     shape = PerformerShape(
         **sizes, channel_peaks=tensors[next(iter(tensors))].new_ones(sizes["channels"]), decoder_layers=[None, None]
     )

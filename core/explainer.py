@@ -54,6 +54,8 @@ class Norm(nn.Module):
     alpha_c is a buffer: updated by each training batch, fixed in evaluation; no gradient passes through it.
     """
 
+    alpha: Tensor
+
     def __init__(self, channels: int, momentum: float):
         super().__init__()
         self.momentum = momentum

@@ -12,6 +12,9 @@ from core.errors import InputError
 class ChannelNorm(nn.Module):
     """Layer norm over the channels of (B, C, n, n) maps, as ConvNeXt has it before its last layer."""
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, weight: list[float], bias: list[float], eps: float):
         super().__init__()
         import torch

@@ -38,6 +38,11 @@ class LossWeights(nn.Module):
         vectors: a field of `LossConfig` (`eta`, `lambda_f`, `kappa`, `reconstruction`) -> (R,) or (R, 2) values.
     """
 
+    eta: Tensor
+    lambda_f: Tensor
+    kappa: Tensor
+    reconstruction: Tensor
+
     def __init__(self, config: Config, replicates: int, vectors: dict[str, Tensor] | None = None):
         super().__init__()
         for name in ("eta", "lambda_f", "kappa", "reconstruction"):
@@ -96,7 +101,8 @@ class Training:
         self.history: list[dict[str, float]] = []
 
     def _optimizer(self) -> torch.optim.AdamW:
-        train, groups = self.config.train, {}
+        train = self.config.train
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in self.explainer.named_parameters():
             rate = train.learning_rate
             if name.startswith("dec"):

@@ -47,10 +47,18 @@ class Build:
 
 BUILDS = {
     "cat": Build((0.2, 0.2, 0.19), 0.52, (0.12, 0.062), 0.36, (0.16, 0.14), (-5, 75), 0.285, (0.72, 0.75, 0.42), (-30, 5), False),
-    "dog": Build((0.17, 0.15, 0.25), 0.68, (0.13, 0.058), 0.5, (0.18, 0.13), (0, 75), 0.235, (2.05, 0.72, 0.46), (-35, 10), False),
-    "cow": Build((0.31, 0.36, 0.32), 0.66, (0.15, 0.075), 0.46, (0.26, 0.18), (-35, 40), 0.225, (1.95, 0.85, 0.66), (-65, -20), True),
-    "horse": Build((0.25, 0.23, 0.26), 0.95, (0.14, 0.048), 0.72, (0.24, 0.13), (-15, 68), 0.185, (2.7, 0.9, 0.5), (-70, -20), True),
-    "sheep": Build((0.33, 0.36, 0.33), 0.55, (0.09, 0.05), 0.34, (0.22, 0.16), (-20, 50), 0.2, (1.75, 0.82, 0.48), (-60, -15), True),
+    "dog": Build(
+        (0.17, 0.15, 0.25), 0.68, (0.13, 0.058), 0.5, (0.18, 0.13), (0, 75), 0.235, (2.05, 0.72, 0.46), (-35, 10), False
+    ),
+    "cow": Build(
+        (0.31, 0.36, 0.32), 0.66, (0.15, 0.075), 0.46, (0.26, 0.18), (-35, 40), 0.225, (1.95, 0.85, 0.66), (-65, -20), True
+    ),
+    "horse": Build(
+        (0.25, 0.23, 0.26), 0.95, (0.14, 0.048), 0.72, (0.24, 0.13), (-15, 68), 0.185, (2.7, 0.9, 0.5), (-70, -20), True
+    ),
+    "sheep": Build(
+        (0.33, 0.36, 0.33), 0.55, (0.09, 0.05), 0.34, (0.22, 0.16), (-20, 50), 0.2, (1.75, 0.82, 0.48), (-60, -15), True
+    ),
 }
 
 
@@ -129,7 +137,8 @@ def _quadruped(category: str, rng: np.random.Generator) -> Sketch:
 def _legs(build: Build, hip: np.ndarray, chest: np.ndarray, rng: np.random.Generator) -> tuple[list, list]:
     """(leg, foot) of the far and of the near legs, in a random phase of a walk or gallop."""
     swing, phase, gallop = rng.uniform(4, 34), rng.uniform(0, 2 * np.pi), rng.random() < 0.3
-    far, near = [], []
+    far: list = []
+    near: list = []
     for side, shift in ((far, 0.07), (near, 0.0)):
         for joint, hind in ((hip, True), (chest, False)):
             own = phase + (0.6 if side is far else 0) + (np.pi if hind else 0) if gallop else phase

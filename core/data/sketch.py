@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -50,7 +50,7 @@ class Material(IntEnum):
 class Stroke:
     """A smooth line through points, with a width at each of them; one point makes a disc."""
 
-    points: list[Point]
+    points: Sequence[Point]
     radii: list[float]
 
     def outlines(self, rim: float) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from core.config import Config, load_config
 
 TINY = [
     "data.train_images=48",
-    "data.test_images=24",
+    "data.test_images=60",
     "performer.fit.epochs=1",
     "performer.fit.batch_size=16",
     "train.batch_size=16",

@@ -103,7 +103,7 @@ def test_saved_explainer_loads_back(tmp_path) -> None:
     assert torch.equal(loaded(feature).outputs[1], model(feature).outputs[1])
     assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
     (tmp_path / "explainer.safetensors").write_bytes(b"damaged")
-    with pytest.raises(InputError, match="explainer.safetensors: is damaged"):
+    with pytest.raises(InputError, match=r"explainer\.safetensors: is damaged"):
         load_explainer(tmp_path)
     with pytest.raises(InputError, match="no such checkpoint"):
         load_explainer(tmp_path / "elsewhere")

@@ -100,7 +100,7 @@ def test_loss_that_is_not_finite_ends_the_run_and_names_the_seed(tiny: Config, t
 def test_run_whose_filters_all_died_ends(tiny: Config, tiny_cache: FeatureCache) -> None:
     run = Training(configured(tiny), tiny_cache)
     with torch.no_grad():
-        run.explainer.interp2_bias.fill_(-1e6)
+        getattr(run.explainer, f"interp{len(run.explainer.interp_widths)}_bias").fill_(-1e6)
     with pytest.raises(TrainingEnded, match="filters died in epoch 1"):
         run.run_epoch()
 

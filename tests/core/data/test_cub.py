@@ -291,9 +291,7 @@ def test_random_damage_of_the_tables_gives_one_line_or_a_sound_data_set(cub: Cub
 def test_the_people_and_birds_are_read_with_their_joints(people_and_birds: Path) -> None:
     torso = ["right hip", "left hip", "right shoulder", "left shoulder"]
     landmarks = {"head top": ["head top"], "neck": ["neck"], "torso": torso}
-    settings = DataConfig(
-        source="cub", path=str(people_and_birds), single_category="Person", landmarks=landmarks, skip_bad=False
-    )
+    settings = DataConfig(source="cub", path=str(people_and_birds), single_category="Person", landmarks=landmarks, skip_bad=False)
     data = load_dataset(settings)
     assert data.categories == ["other", "Person"] and data.landmarks == ["head top", "neck", "torso"]
     assert len(data.train) == 720 and len(data.test) == 240 and not data.skipped

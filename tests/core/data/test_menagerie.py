@@ -164,7 +164,7 @@ def test_a_damaged_index_is_named(content: str) -> None:
 def test_a_home_that_is_a_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PARAPHRASE_HOME", str(tmp_path / "file"))
-    with pytest.raises(InputError, match="file.*the menagerie cannot be drawn there"):
+    with pytest.raises(InputError, match=r"file.*the menagerie cannot be drawn there"):
         load_menagerie(DataConfig(train_images=6, test_images=6))
 
 
