@@ -57,7 +57,7 @@ class DataConfig:
 
 @dataclass
 class FitConfig:
-    epochs: int = bounded(20, low=1)
+    epochs: int = bounded(10, low=1)
     """Passes over the training split."""
     batch_size: int = bounded(64, low=1)
     """Images per step."""
@@ -109,7 +109,7 @@ class CacheConfig:
 
 @dataclass
 class ExplainerConfig:
-    interp_widths: list[int] = bounded([0], low=0, high=8192)
+    interp_widths: list[int] = bounded([0, 0], low=0, high=8192)
     """Track widths of the interpretable track, one for each conv-layer (W1, W2), one or two; 0: as many channels as the
     performer's feature. An empty list takes the interpretable track away."""
     ordin_width: int | None = bounded(0, low=0, high=8192)
@@ -132,12 +132,13 @@ class ExplainerConfig:
 class LossConfig:
     reconstruction: list[float] = bounded([1.0, 1.0], low=0.0)
     """lambda_l: weights of the reconstruction loss of fc-dec-1 and fc-dec-2."""
-    eta: float = bounded(1.0, low=0.0)
+    eta: float = bounded(2.0, low=0.0)
     """Weight of -log p."""
-    lambda_f: float = bounded(1.0, low=0.0)
+    lambda_f: float = bounded(3.0, low=0.0)
     """Weight of the filter loss."""
-    kappa: float = bounded(5.0, above=0.0)
-    """Filter temperature: the score of a map with all its mass at a template's centre."""
+    kappa: float = bounded(1.5, above=0.0)
+    """Filter temperature: the score of a map with all its mass at a template's centre. Above about 3, filters settle on
+    different parts in different images."""
     template_beta: float = bounded(4.0, above=0.0)
     """How fast a template falls off with the L1 distance from its centre, in map sizes."""
     filter_loss: Literal["exact", "category"] = "exact"
@@ -152,11 +153,11 @@ class TrainConfig:
     """Passes over the training split."""
     batch_size: int = bounded(64, low=2)
     """Images per step and replicate."""
-    learning_rate: float = bounded(1e-3, above=0.0)
+    learning_rate: float = bounded(3e-3, above=0.0)
     """Peak learning rate of the encoder (AdamW, one-cycle)."""
     decoder_learning_rate: float = bounded(1e-3, above=0.0)
     """Peak learning rate of the decoder."""
-    p_learning_rate: float = bounded(2e-2, above=0.0)
+    p_learning_rate: float = bounded(5e-2, above=0.0)
     """Peak learning rate of w_p; with the common one p stays near 0.5."""
     weight_decay: float = bounded(0.01, low=0.0)
     """Decoupled weight decay of the weight matrices."""

@@ -30,7 +30,7 @@ def test_metrics_are_those_that_core_measures() -> None:
         ({"space": {"loss.eta": ETA | {"sort": 1}}}, "space.loss.eta.sort: unknown key; allowed are type, low"),
         ({"space": {"loss.eta": {"type": "categorical"}}}, "space.loss.eta.choices: at least one value"),
         ({"space": {"explainer.mask": {"type": "categorical", "choices": ["peek"]}}}, "space.explainer.mask: explainer.mask"),
-        ({"space": {"explainer.interp_widths.1": ETA}}, "space.explainer.interp_widths.1: explainer.interp_widths.1: 1 is"),
+        ({"space": {"explainer.interp_widths.2": ETA}}, "space.explainer.interp_widths.2: explainer.interp_widths.2: 2 is"),
         ({"space": {"loss.eta": ETA | {"also": ["loss.zeta"]}}}, "space.loss.eta.also: loss.zeta: unknown key"),
         ({"space": {"loss.eta": ETA | {"when": {"loss.zeta": 1}}}}, "space.loss.eta.when.loss.zeta: no such field"),
         ({"space": {}}, "space: at least one field"),
@@ -81,7 +81,7 @@ def test_any_field_can_be_overridden(sweep_file: Callable[..., Path]) -> None:
         name="other",
     )
     base = sweep.base_config()
-    assert (sweep.name, sweep.trials, base.loss.eta, base.explainer.interp_widths) == ("other", 20, 0.5, [64])
+    assert (sweep.name, sweep.trials, base.loss.eta, base.explainer.interp_widths) == ("other", 20, 0.5, [64, 0])
     assert sweep.space["loss.eta"].high == 9 and sweep.space["loss.lambda_f"].high == 1
     assert "explainer.mask_beta" not in sweep.space
     assert sweep.objectives["fidelity"] == "maximize" and sweep.constraints["fidelity"].min == 0.95
