@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from core.metrics import KEYS
 
@@ -12,6 +12,15 @@ def format_value(value: float | None, error: float | None = None) -> str:
     if value is None:
         return "-"
     return f"{value:.4f}" + (f" ±{error:.4f}" if error is not None else "")
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the first one the heading, in aligned columns; the first column is set left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(r, widths, strict=True))) for r in rows
+    ]
+    return "\n".join(line.rstrip() for line in [lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
 def metrics_table(rows: Mapping[str, Mapping[str, float]], keys: tuple[str, ...] = KEYS) -> str:
@@ -25,8 +34,4 @@ def metrics_table(rows: Mapping[str, Mapping[str, float]], keys: tuple[str, ...]
     table = [["", *(k.replace("_", " ") for k in shown)]]
     for name, row in rows.items():
         table.append([name, *(format_value(row.get(k), row.get(f"{k}_se")) for k in shown)])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [
-        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(r, widths, strict=True))) for r in table
-    ]
-    return "\n".join(line.rstrip() for line in [lines[0], "-" * len(lines[0]), *lines[1:]])
+    return text_table(table)

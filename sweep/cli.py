@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from core.cli import add_commands
@@ -13,12 +14,19 @@ from core.errors import InputError
 CONFIGS = Path(__file__).parent / "configs"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, 2 for bad input, 130 after an interruption."""
+def main(arguments: list[str] | None = None, *more: Callable[[argparse._SubParsersAction], None]) -> int:
+    """Entry point; returns the exit code: 0, 2 for bad input, 130 after an interruption.
+
+    Args:
+        arguments: of the command line; None: the process's own.
+        more: functions that add further commands.
+    """
     parser = argparse.ArgumentParser(prog="paraphrase", description="Explainer networks: sweeps and ablations.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_commands(commands)
     _add_sweep(commands)
+    for add in more:
+        add(commands)
     ui = commands.add_parser("ui", help="open MLflow's pages on this machine's loopback")
     ui.add_argument("name", nargs="?", help="a sweep; default: the home folder's own tracking store")
     ui.add_argument("--port", type=int, default=5000, help="port; the next free one is taken (default: 5000)")

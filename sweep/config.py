@@ -42,8 +42,8 @@ LANDMARK_METRICS = frozenset(METRICS[:3])
 
 @dataclass
 class Dimension:
-    type: Literal["float", "int", "categorical"]
-    """float and int: between low and high; categorical: one of the choices."""
+    type: Literal["float", "int", "categorical", "preset"]
+    """float and int: between low and high; categorical: one of the choices; preset: one of several sets of fields."""
     low: float | None = None
     """Smallest value, included."""
     high: float | None = None
@@ -54,6 +54,8 @@ class Dimension:
     """Distance between neighbouring values; empty: 1 for int, continuous for float."""
     choices: list[Any] = field(default_factory=list)
     """categorical: the values, also lists."""
+    presets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """preset: name -> the fields that it sets. The dimension's own name is then free, and becomes a tag of each run."""
     when: dict[str, Any] = field(default_factory=dict)
     """Searched only where each of these fields has this value, or one of this list; else the base's value stays."""
     also: list[str] = field(default_factory=list)

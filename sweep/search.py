@@ -109,11 +109,22 @@ class StudySearcher(Searcher):
 
     def _begin_record(self, trial: Trial, params: Mapping[str, Any], config: Config | None) -> None:
         flat = flatten(to_mapping(config)) if config else dict(params)
-        run = self.tracker.start_trial(trial.number, run_name(trial.number, params), flat)
+        run = self.tracker.start_trial(trial.number, run_name(trial.number, params), flat, self._tags(params, config))
         trial.set_user_attr("mlflow_run", run)
         self.history[trial.number] = {}
         if config:
             write_yaml(trial_folder(self.sweep.name, trial.number) / "config.yaml", config)
+
+    def _tags(self, params: Mapping[str, Any], config: Config | None) -> dict[str, str]:
+        """What runs are grouped by in MLflow's pages."""
+        if config is None:
+            return {}
+        tags = {
+            "performer": config.performer.arch,
+            "category": config.data.single_category or "all",
+            "seed": str(config.train.seed),
+        }
+        return tags | {path: str(params[path]) for path, d in self.sweep.space.items() if d.type == "preset" and path in params}
 
     def _note(self, trial: Trial, result: Mapping[str, Any]) -> None:
         new = [e for e in result.get("history") or [] if e["epoch"] not in self.history[trial.number]]

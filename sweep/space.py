@@ -50,12 +50,17 @@ def _encode(choice: Any) -> Any:
     return json.dumps(choice) if isinstance(choice, list | dict) else choice
 
 
+def choices_of(dimension: Dimension) -> list[Any]:
+    """The values of a categorical or preset dimension as Optuna stores them."""
+    return list(dimension.presets) or [_encode(c) for c in dimension.choices]
+
+
 def distribution(dimension: Dimension) -> BaseDistribution:
     """Optuna's distribution of a dimension."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    if dimension.type == "categorical":
-        return CategoricalDistribution([_encode(c) for c in dimension.choices])
+    if dimension.type in ("categorical", "preset"):
+        return CategoricalDistribution(choices_of(dimension))
     assert dimension.low is not None and dimension.high is not None
     if dimension.type == "int":
         step = int(dimension.step or 1)
@@ -84,6 +89,10 @@ def _holds(when: Mapping[str, Any], mapping: dict[str, Any]) -> bool:
 
 
 def _set(mapping: dict[str, Any], path: str, dimension: Dimension, value: Any) -> None:
+    if dimension.type == "preset":
+        for target, wanted in dimension.presets[value].items():
+            set_path(mapping, target, copy.deepcopy(wanted))
+        return
     if dimension.type == "categorical":
         value = next(c for c in dimension.choices if _encode(c) == value)
     for target in [path, *dimension.also]:
@@ -101,8 +110,8 @@ def suggest(trial: Trial, space: Mapping[str, Dimension], base: dict[str, Any]) 
 
 
 def _ask(trial: Trial, path: str, dimension: Dimension) -> Any:
-    if dimension.type == "categorical":
-        return trial.suggest_categorical(path, [_encode(c) for c in dimension.choices])
+    if dimension.type in ("categorical", "preset"):
+        return trial.suggest_categorical(path, choices_of(dimension))
     assert dimension.low is not None and dimension.high is not None
     if dimension.type == "int":
         step = int(dimension.step or 1)
@@ -145,8 +154,8 @@ def grid(space: Mapping[str, Dimension]) -> dict[str, list[Any]]:
     for path, dimension in space.items():
         if dimension.when:
             raise InputError(f"space.{path}.when: the grid sampler takes no conditions")
-        if dimension.type == "categorical":
-            values[path] = [_encode(c) for c in dimension.choices]
+        if dimension.type in ("categorical", "preset"):
+            values[path] = choices_of(dimension)
             continue
         if dimension.log or (dimension.type == "float" and dimension.step is None):
             raise InputError(f"space.{path}: the grid sampler needs a step, or type categorical with choices")
@@ -168,6 +177,9 @@ def check_space(space: Mapping[str, Dimension], base: dict[str, Any], sampler: s
         raise InputError("space: at least one field must be searched, for example loss.eta: {type: float, low: 0, high: 1}")
     for path, dimension in space.items():
         _check_dimension(f"space.{path}", dimension)
+        if dimension.type == "preset":
+            _check_presets(f"space.{path}", dimension, base)
+            continue
         extremes = dimension.choices if dimension.type == "categorical" else [dimension.low, dimension.high]
         for target in [path, *dimension.also]:
             where = f"space.{path}" if target == path else f"space.{path}.also"
@@ -188,6 +200,18 @@ def check_space(space: Mapping[str, Dimension], base: dict[str, Any], sampler: s
         grid(space)
 
 
+def _check_presets(where: str, dimension: Dimension, base: dict[str, Any]) -> None:
+    if not dimension.presets:
+        raise InputError(f"{where}.presets: at least one is needed, for example no_filter_loss: {{loss.lambda_f: 0}}")
+    for name in dimension.presets:
+        mapping = copy.deepcopy(base)
+        try:
+            _set(mapping, where, dimension, name)
+            from_mapping(Config, mapping)
+        except InputError as error:
+            raise InputError(f"{where}.presets.{name}: {error}") from None
+
+
 def _check_dimension(where: str, dimension: Dimension) -> None:
     if dimension.type == "categorical":
         if len(dimension.choices) < 1:
@@ -197,6 +221,10 @@ def _check_dimension(where: str, dimension: Dimension) -> None:
         return
     if dimension.choices:
         raise InputError(f"{where}.choices: only for type categorical")
+    if dimension.type == "preset":
+        return
+    if dimension.presets:
+        raise InputError(f"{where}.presets: only for type preset")
     for end in ("low", "high"):
         value = getattr(dimension, end)
         if value is None:

@@ -110,8 +110,8 @@ class Tracker:
         if self.client.get_run(run).info.status != "RUNNING":
             self.client.update_run(run, status="RUNNING")
 
-    def start_trial(self, number: int, name: str, params: Mapping[str, Any]) -> str:
-        """The run of a trial, with its parameters; found again if it exists."""
+    def start_trial(self, number: int, name: str, params: Mapping[str, Any], more_tags: Mapping[str, str] | None = None) -> str:
+        """The run of a trial, with its parameters and tags; found again if it exists."""
         with self._timed():
             tags = {"kind": "trial", "trial_number": str(number), PARENT_TAG: self.parent}
             found = self._find({"kind": "trial", "trial_number": str(number)})
@@ -120,7 +120,7 @@ class Tracker:
                     self.client.create_run(
                         self.experiment,
                         run_name=name,
-                        tags={**self.tags, "study": self.study, "trial_state": "running", **tags},
+                        tags={**self.tags, **(more_tags or {}), "study": self.study, "trial_state": "running", **tags},
                     ).info.run_id
                 )
                 self._fresh.add(run)
@@ -238,6 +238,15 @@ class Tracker:
             sessions = len(self.client.get_metric_history(self.parent, "logging_share"))
             self.client.log_metric(self.parent, "logging_share", logging_share, step=sessions)
         self.client.set_terminated(self.parent, status=status)
+
+
+def log_to_parent(uri: str, experiment: str, study: str, files: Iterable[Path]) -> None:
+    """Copy files to the parent run of a finished sweep."""
+    client = open_client(uri)
+    found = client.get_experiment_by_name(experiment)
+    runs = client.search_runs([found.experiment_id], f"tags.study = '{study}' and tags.kind = 'sweep'") if found else []
+    for file in files if runs else []:
+        client.log_artifact(runs[0].info.run_id, str(file))
 
 
 def _key(key: str) -> str:

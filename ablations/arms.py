@@ -1,0 +1,115 @@
+"""Ablations as data: each is a named difference from a base configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from core.config import Config, flatten, from_mapping, set_path, to_mapping
+from core.errors import InputError
+
+BASE = "base"
+"""Name of the arm that takes nothing away."""
+
+Changes = dict[str, Any]
+"""Path of a configuration field -> its value in the arm."""
+
+
+class Ablation(NamedTuple):
+    """One ingredient taken away or exchanged."""
+
+    title: str
+    """In words, for tables."""
+    changes: Callable[[Config, int], Changes]
+    """(base, channels of the performer's feature) -> what differs; empty where the base has nothing to take away."""
+
+
+def _widths(config: Config, channels: int) -> list[int]:
+    return [w or channels for w in config.explainer.interp_widths]
+
+
+def _scaled(config: Config, channels: int, factor: float) -> Changes:
+    changes: Changes = {"explainer.interp_widths": [max(1, int(w * factor)) for w in _widths(config, channels)]}
+    if config.explainer.ordin_width is not None:
+        changes["explainer.ordin_width"] = max(1, int((config.explainer.ordin_width or channels) * factor))
+    return changes
+
+
+def _no_interpretable_track(config: Config, channels: int) -> Changes:
+    if not config.explainer.interp_widths:
+        return {}
+    return {"explainer.interp_widths": [], "explainer.ordin_width": config.explainer.ordin_width or channels}
+
+
+def _mean_mask(config: Config, channels: int) -> Changes:
+    return {"explainer.mask": "mean"} if config.explainer.mask == "peak" else {}
+
+
+def _neither(config: Config, channels: int) -> Changes:
+    return {"loss.lambda_f": 0.0, "explainer.mask": "none"}
+
+
+ABLATIONS: dict[str, Ablation] = {
+    "no_ordinary_track": Ablation("no ordinary track", lambda c, n: {"explainer.ordin_width": None}),
+    "no_interpretable_track": Ablation("no interpretable track", _no_interpretable_track),
+    "no_filter_loss": Ablation("no filter loss", lambda c, n: {"loss.lambda_f": 0.0}),
+    "no_masks": Ablation("no masks", lambda c, n: {"explainer.mask": "none"}),
+    "neither": Ablation("neither masks nor filter loss", _neither),
+    "no_norm": Ablation("no norm layers", lambda c, n: {"explainer.norm": False}),
+    "no_p_term": Ablation("no p term (eta = 0)", lambda c, n: {"loss.eta": 0.0}),
+    "one_interpretable_layer": Ablation(
+        "one interpretable conv-layer", lambda c, n: {"explainer.interp_widths": _widths(c, n)[-1:]}
+    ),
+    "mean_mask": Ablation("mean instead of peak mask centre", _mean_mask),
+    "category_filter_loss": Ablation("category-assigned filter loss", lambda c, n: {"loss.filter_loss": "category"}),
+    "random_decoder": Ablation("decoder not from the performer", lambda c, n: {"explainer.decoder_init": "kaiming"}),
+    "half_widths": Ablation("half track widths", lambda c, n: _scaled(c, n, 0.5)),
+    "double_widths": Ablation("double track widths", lambda c, n: _scaled(c, n, 2.0)),
+    "with_masks": Ablation("with peak masks", lambda c, n: {"explainer.mask": "peak"}),
+}
+"""Name -> ablation, in the order of tables."""
+
+
+def arms(base: Config, channels: int, names: Sequence[str]) -> tuple[dict[str, Changes], list[str]]:
+    """The arms of a suite, the base first.
+
+    Args:
+        base: the configuration that they differ from.
+        channels: of the performer's feature.
+        names: of `ABLATIONS`; empty: all of them.
+
+    Returns:
+        Arm -> its changes, and the ablations that would change nothing in this base and are left out.
+
+    Raises:
+        InputError: on an unknown name, or where no arm remains.
+    """
+    for name in names:
+        if name not in ABLATIONS:
+            raise InputError(f"--ablations {name}: unknown ablation; allowed are {', '.join(ABLATIONS)}")
+    chosen: dict[str, Changes] = {BASE: {}}
+    idle: list[str] = []
+    seen = [flatten(_resolved_widths(base, channels))]
+    for name in names or ABLATIONS:
+        changes = ABLATIONS[name].changes(base, channels)
+        mapping = to_mapping(base)
+        for path, value in changes.items():
+            set_path(mapping, path, value)
+        result = flatten(_resolved_widths(from_mapping(Config, mapping), channels))
+        if result in seen:
+            idle.append(name)
+        else:
+            chosen[name] = changes
+            seen.append(result)
+    if len(chosen) == 1:
+        raise InputError(f"--ablations: {', '.join(idle)} would change nothing in this base")
+    return chosen, idle
+
+
+def _resolved_widths(config: Config, channels: int) -> dict[str, Any]:
+    """The configuration with track widths in numbers, so that equal arms look equal."""
+    mapping = to_mapping(config)
+    mapping["explainer"]["interp_widths"] = _widths(config, channels)
+    if config.explainer.ordin_width == 0:
+        mapping["explainer"]["ordin_width"] = channels
+    return mapping

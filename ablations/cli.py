@@ -1,0 +1,17 @@
+"""The `paraphrase` command with all its parts."""
+
+from __future__ import annotations
+
+import sys
+
+from ablations.suite import add_command
+from sweep.cli import main as sweep_main
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return sweep_main(arguments, add_command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

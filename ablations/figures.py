@@ -1,0 +1,55 @@
+"""Forest plots of paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ablations.statistics import Comparison
+from core.metrics import LOWER_IS_BETTER
+
+BETTER, WORSE, OPEN = "#2a7f62", "#b3423a", "#5f6368"
+
+
+def draw_forests(table: Mapping[str, Mapping[str, Comparison | None]], out: Path) -> Path:
+    """Draw a panel for each metric: every arm's mean difference from the base with its 95 % interval.
+
+    Green where the arm is better than the base over the whole interval, red where it is worse, grey where 0 lies inside.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    arms = list(next(iter(table.values()), {}))
+    columns = min(3, max(1, len(table)))
+    rows = -(-max(1, len(table)) // columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(4.2 * columns, (0.9 + 0.3 * len(arms)) * rows), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axes in grid.flat[len(table) :]:
+        axes.set_visible(False)
+    for axes, (metric, row) in zip(grid.flat, table.items(), strict=False):
+        lower = metric in LOWER_IS_BETTER
+        for y, arm in enumerate(arms):
+            c = row[arm]
+            if c is None:
+                axes.text(
+                    0.5, y, "not defined", transform=axes.get_yaxis_transform(), ha="center", va="center", color=OPEN, size=8
+                )
+                continue
+            sign = 0 if c.low <= 0 <= c.high else (1 if c.difference > 0 else -1)
+            colour = OPEN if not sign else (BETTER if (sign < 0) == lower else WORSE)
+            axes.errorbar(
+                c.difference, y, xerr=[[c.difference - c.low], [c.high - c.difference]], fmt="o", color=colour, capsize=3
+            )
+        axes.axvline(0, color="#9aa0a6", lw=0.8)
+        axes.set_title(f"{metric.replace('_', ' ')}\n({'lower' if lower else 'higher'} is better)", fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.set_yticks(range(len(arms)), [a.replace("_", " ") for a in arms])
+        axes.set_ylim(len(arms) - 0.5, -0.5)
+        axes.set_xlabel("arm minus base", fontsize=8)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=130)
+    plt.close(figure)
+    return out

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ablations.statistics import (
+    compare,
+    effect_size,
+    holm,
+    interval,
+    seeds_needed,
+    sign_flip_test,
+    smallest_p_value,
+)
+
+
+def all_flips(difference: np.ndarray) -> float:
+    """The sign-flip test as a loop over every assignment of signs."""
+    seen = abs(difference.mean())
+    means = [abs((np.array(signs) * difference).mean()) for signs in itertools.product((1, -1), repeat=len(difference))]
+    return sum(m >= seen - 1e-12 for m in means) / len(means)
+
+
+@pytest.mark.parametrize("pairs", [2, 5, 8])
+def test_few_pairs_are_tested_exactly(pairs: int) -> None:
+    difference = np.random.default_rng(pairs).normal(0.5, 1, pairs)
+    assert sign_flip_test(difference) == pytest.approx(all_flips(difference))
+
+
+def test_a_difference_of_one_sign_reaches_the_smallest_p_value() -> None:
+    assert sign_flip_test(np.arange(1.0, 7.0)) == pytest.approx(smallest_p_value(6))
+    assert sign_flip_test(np.zeros(6)) == 1.0
+    assert math.isnan(sign_flip_test(np.ones(1)))
+
+
+def test_seeds_needed_is_the_fewest_that_can_reach_significance() -> None:
+    for arms in (1, 2, 8, 13):
+        seeds = seeds_needed(arms)
+        assert smallest_p_value(seeds) * arms <= 0.05 < smallest_p_value(seeds - 1) * arms
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_keeps_the_order_and_never_lowers(p_values: list[float]) -> None:
+    adjusted = holm(p_values)
+    assert all(p <= a <= 1 for p, a in zip(p_values, adjusted, strict=True))
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    assert all(adjusted[a] <= adjusted[b] for a, b in itertools.pairwise(order))
+
+
+def test_holm_by_hand_and_without_what_is_not_defined() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    adjusted = holm([0.01, math.nan, 0.04])
+    assert adjusted[0] == pytest.approx(0.02) and math.isnan(adjusted[1])
+
+
+def test_comparison_is_of_arm_minus_base() -> None:
+    base = np.array([1.0, 2.0, 3.0, 4.0])
+    found = compare(base, base + np.array([0.5, 0.7, 0.4, 0.6]))
+    assert found.difference == pytest.approx(0.55) and found.low <= 0.55 <= found.high
+    assert found.effect_size == pytest.approx((1 - 3 / 11) * 0.55 / np.std([0.5, 0.7, 0.4, 0.6], ddof=1))
+    with pytest.raises(ValueError, match="finite"):
+        compare(base, np.array([1.0, math.nan, 1.0, 1.0]))
+
+
+def test_equal_differences_have_no_spread() -> None:
+    assert interval(np.full(5, 0.25)) == (0.25, 0.25)
+    assert math.isnan(effect_size(np.full(5, 0.25)))
+
+
+def test_corrected_test_rarely_rejects_where_nothing_differs() -> None:
+    rng = np.random.default_rng(0)
+    suites, arms, seeds = 400, 8, 9
+    rejected = 0
+    for _ in range(suites):
+        base = rng.normal(size=seeds)
+        p_values = [sign_flip_test(rng.normal(size=seeds) - base) for _ in range(arms)]
+        rejected += min(holm(p_values)) <= 0.05
+    assert rejected / suites <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / suites)
+
+
+def test_interval_covers_the_true_difference_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    draws, covered = 300, 0
+    for i in range(draws):
+        low, high = interval(rng.normal(0.3, 1, 20), seed=i)
+        covered += low <= 0.3 <= high
+    assert 0.87 <= covered / draws <= 0.99
