@@ -45,6 +45,8 @@ def cluster(resources: Resources) -> Iterator[dict[str, float]]:
 
     logging.getLogger("ray").setLevel(logging.ERROR)
     address = resources.address or os.environ.get("RAY_ADDRESS")
+    if address and address.startswith("http"):
+        raise InputError(f"resources.address: {address} is a job server; give host:port of the cluster, or use `ray job submit`")
     try:
         if address:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
