@@ -52,6 +52,7 @@ class Progress:
         self.begin = time.monotonic()
         self.total_epochs = 0
         self._recent: deque[tuple[float, int]] = deque()
+        self._since = self.begin  # of the recent epochs: the end of the one before them
         self._drawn = 0.0
         self._width = 0
 
@@ -88,9 +89,8 @@ class Progress:
         """Epochs a second, over the last minutes."""
         now = time.monotonic()
         while len(self._recent) > 20 and now - self._recent[0][0] > WINDOW:
-            self._recent.popleft()
-        since = self._recent[0][0] if len(self._recent) > 20 else self.begin
-        return len(self._recent) / max(now - since, 1e-9)
+            self._since = self._recent.popleft()[0]
+        return len(self._recent) / max(now - self._since, 1e-9)
 
     def left(self) -> float | None:
         """Seconds until the budget is spent; None while nothing is known."""
