@@ -120,6 +120,8 @@ class SweepConfig:
     """Seed of the search, apart from the seeds of data and training."""
     startup_trials: int = bounded(10, low=1)
     """tpe and gp: random trials before the model of the search is used; nsga2: size of a generation."""
+    start: list[dict[str, Any]] = field(default_factory=list)
+    """Points of the space that are tried first: path -> value; what a point leaves out is proposed."""
     early_stopping: EarlyStopping | None = None
     """Asynchronous successive halving (ASHA); null: off."""
     resources: Resources = field(default_factory=Resources)
@@ -195,12 +197,18 @@ def check_sweep(sweep: SweepConfig) -> None:
     Raises:
         InputError: names the field by its full path, and what would be right.
     """
-    from sweep.space import check_space
+    from sweep.space import check_space, lies_in
 
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", sweep.name):
         raise InputError(f"name: {sweep.name!r} must be letters, digits, '.', '_' or '-', and start with one of the first two")
     base = sweep.base_config()
     check_space(sweep.space, to_mapping(base), sweep.sampler)
+    for i, point in enumerate(sweep.start):
+        for path, value in point.items():
+            if path not in sweep.space:
+                raise InputError(f"start.{i}.{path}: is not in the space; allowed are {', '.join(sweep.space)}")
+            if not lies_in(sweep.space[path], value):
+                raise InputError(f"start.{i}.{path}: {value} is not a value that space.{path} allows")
     if not sweep.objectives:
         raise InputError("objectives: at least one metric is needed, for example p: maximize")
     for metric in sweep.objectives:

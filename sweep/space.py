@@ -68,6 +68,15 @@ def distribution(dimension: Dimension) -> BaseDistribution:
     return FloatDistribution(dimension.low, dimension.high, log=dimension.log, step=dimension.step)
 
 
+def lies_in(dimension: Dimension, value: Any) -> bool:
+    """Whether a dimension can take a value."""
+    allowed = distribution(dimension)
+    try:
+        return bool(allowed._contains(allowed.to_internal_repr(_encode(value))))
+    except (TypeError, ValueError):
+        return False
+
+
 def ordered(space: Mapping[str, Dimension]) -> list[str]:
     """The paths, each after those its condition asks about.
 

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from core.errors import InputError
 from sweep.config import Bound, SweepConfig
-from sweep.space import _encode, distribution, get_path, grid, ordered, resolve
+from sweep.space import _encode, distribution, get_path, grid, lies_in, ordered, resolve
 
 STATE_NAMES = {
     TrialState.COMPLETE: "complete",
@@ -67,6 +67,9 @@ def open_study(sweep: SweepConfig, url: str, create: bool = False) -> optuna.Stu
         study = optuna.create_study(storage=storage, study_name=sweep.name, directions=directions, load_if_exists=True)
         if study.metric_names is None:
             study.set_metric_names(list(sweep.objectives))
+        if not own_trials(study):
+            for point in sweep.start:
+                study.enqueue_trial({path: _encode(value) for path, value in point.items()}, skip_if_exists=True)
         return study
     try:
         return optuna.load_study(study_name=sweep.name, storage=storage)
@@ -193,12 +196,12 @@ def _translated(params: Mapping[str, Any], sweep: SweepConfig, source: SweepConf
         try:
             if not _holds(dimension.when, config):
                 continue
-            value = _encode(get_path(config, path))
-            if not distribution(dimension)._contains(distribution(dimension).to_internal_repr(value)):
+            value = get_path(config, path)
+            if not lies_in(dimension, value):
                 return None
         except (KeyError, IndexError, TypeError, ValueError):
             return None
-        translated[path] = value
+        translated[path] = _encode(value)
     return translated
 
 

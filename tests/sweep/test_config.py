@@ -33,6 +33,8 @@ def test_metrics_are_those_that_core_measures() -> None:
         ({"space": {"explainer.interp_widths.2": ETA}}, "space.explainer.interp_widths.2: explainer.interp_widths.2: 2 is"),
         ({"space": {"loss.eta": ETA | {"also": ["loss.zeta"]}}}, "space.loss.eta.also: loss.zeta: unknown key"),
         ({"space": {"loss.eta": ETA | {"when": {"loss.zeta": 1}}}}, "space.loss.eta.when.loss.zeta: no such field"),
+        ({"start": [{"loss.eta": 1.0, "loss.kappa": 2}]}, "start.0.loss.kappa: is not in the space"),
+        ({"start": [{"loss.eta": 99}]}, "start.0.loss.eta: 99 is not a value that space.loss.eta allows"),
         ({"space": {}}, "space: at least one field"),
         ({"objectives": {"q": "maximize"}}, "objectives.q: unknown metric"),
         ({"objectives": {"p": "up"}}, "objectives.p: expected one of minimize, maximize"),

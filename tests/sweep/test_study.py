@@ -21,6 +21,7 @@ from sweep.study import (
     own_trials,
     pareto_trials,
     study_exists,
+    unfinished_trials,
     violations,
     warm_start,
 )
@@ -108,3 +109,15 @@ def test_asking_for_a_study_makes_no_file(tmp_path: Path) -> None:
     assert not (tmp_path / "none.db").exists()
     with pytest.raises(InputError, match="storage: nonsense://x cannot be opened"):
         open_storage("nonsense://x")
+
+
+def test_given_points_are_tried_first_and_only_once(small: Callable[..., SweepConfig], home: Path) -> None:
+    sweep = small(start=[{"loss.eta": 0.5, "explainer.interp_widths.0": 16}, {"loss.eta": 2.0}])
+    url = f"sqlite:///{home / 'studies.db'}"
+    open_study(sweep, url, create=True)
+    study = open_study(sweep, url, create=True)
+    assert len(unfinished_trials(study)) == 2
+    base = to_mapping(sweep.base_config())
+    asked = [suggest(study.ask(), sweep.space, base) for _ in range(3)]
+    assert (asked[0]["loss.eta"], asked[0]["explainer.interp_widths.0"], asked[1]["loss.eta"]) == (0.5, 16, 2.0)
+    assert len(study.trials) == 3
