@@ -56,8 +56,9 @@ def open_client(uri: str) -> MlflowClient:
 def open_experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
     """The id of an experiment, made if it is not there."""
     found = client.get_experiment_by_name(name)
-    if found is None:
-        return str(client.create_experiment(name, artifact_location=artifacts))
+    if found is None:  # the tag has MLflow's pages show runs and charts, not those for language models
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return str(client.create_experiment(name, artifact_location=artifacts, tags=tags))
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)

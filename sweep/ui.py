@@ -43,7 +43,7 @@ def page(uri: str, experiment: str, study: str | None) -> str:
         runs = client.search_runs([found.experiment_id], f"tags.study = '{study}' and tags.kind = 'sweep'")
         if runs:
             return f"/#/experiments/{found.experiment_id}/runs/{runs[0].info.run_id}"
-    return f"/#/experiments/{found.experiment_id}"
+    return f"/#/experiments/{found.experiment_id}/runs"
 
 
 def serve(name: str | None, port: int, browser: bool) -> int:
