@@ -82,10 +82,12 @@ def test_standard_errors_are_those_of_the_replicates(tiny: Config, tiny_cache: F
 
 def test_training_lowers_the_loss_and_leaves_the_cache_as_it_was(tiny: Config, tiny_cache: FeatureCache) -> None:
     before = tiny_cache.train.features.clone()
-    run = trained(Training(configured(tiny), tiny_cache), 4)
+    config = configured(tiny)
+    config.loss.eta = 20.0  # a few steps on a network that knows nothing yet: p rises because it is paid for
+    run = trained(Training(config, tiny_cache), 4)
     first, last = (sum(v for k, v in e.items() if k.startswith("loss_")) for e in (run.history[0], run.history[-1]))
     assert last < first
-    assert run.history[-1]["p"] > run.history[0]["p"] > 0.5
+    assert run.history[-1]["p"] > max(run.history[0]["p"], 0.5)
     assert torch.equal(tiny_cache.train.features, before)
 
 
