@@ -57,7 +57,7 @@ class DataConfig:
 
 @dataclass
 class FitConfig:
-    epochs: int = bounded(14, low=1)
+    epochs: int = bounded(20, low=1)
     """Passes over the training split."""
     batch_size: int = bounded(64, low=1)
     """Images per step."""
