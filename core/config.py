@@ -34,7 +34,8 @@ __all__ = [
 @dataclass
 class DataConfig:
     source: str = "menagerie"
-    """Where the images come from: menagerie (drawn here), cub (CUB-200-2011 layout) or imagefolder."""
+    """Where the images come from: menagerie (drawn here), cub (CUB-200-2011 layout), imagefolder, pascal_part
+    (Pascal-Part annotations of VOC 2010) or coco_keypoints."""
     path: str | None = None
     """Folder of the data set; menagerie needs none."""
     categories: list[str] = field(default_factory=list)
@@ -50,7 +51,11 @@ class DataConfig:
     test_images: int = bounded(600, low=2)
     """menagerie: number of test images."""
     test_share: float = bounded(0.2, above=0.0, high=0.9)
-    """imagefolder without train/ and test/ folders: share of each category that becomes the test split."""
+    """Share of the images (imagefolder: of each category) that becomes the test split where the source has no split."""
+    min_object: float = bounded(50.0, low=1.0)
+    """pascal_part and coco_keypoints: objects whose box has a shorter side are left out, in pixels."""
+    truncated: bool = True
+    """pascal_part: also take objects that the image's border cuts off."""
     skip_bad: bool = False
     """Go on without damaged images instead of stopping at the first report."""
 

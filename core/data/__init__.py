@@ -27,6 +27,8 @@ SOURCES: dict[str, str | Callable[[DataConfig], Source]] = {
     "menagerie": "core.data.menagerie:load_menagerie",
     "cub": "core.data.cub:load_cub",
     "imagefolder": "core.data.imagefolder:load_imagefolder",
+    "pascal_part": "core.data.pascal_part:load_pascal_part",
+    "coco_keypoints": "core.data.coco_keypoints:load_coco_keypoints",
 }
 """The word in the configuration -> the loader, or `module:function`, which is imported when it is asked for."""
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from core.config import DataConfig
-from core.data.protocol import without_number
+from core.data.protocol import climbs_out, without_number
 from core.data.records import Landmark, Record, Source
 from core.errors import InputError
 
@@ -183,7 +183,7 @@ class _Tables:
                 self.bad.setdefault(image_id, f"{first_origin}: image id {image_id} is used again at {origin}")
             else:
                 images[image_id] = (root / rest[0], origin)
-                if problem := _climbs_out(rest[0], root, inside):
+                if problem := climbs_out(rest[0], root, inside):
                     self.bad[image_id] = f"{origin}: {problem}"
         if not images and not self.strays:
             raise InputError(f"{self.folder / 'images.txt'}: lists no image; expected lines of `image-id path`")
@@ -256,12 +256,3 @@ def _numbers(texts: list[str]) -> list[float] | None:
     except ValueError:
         return None
     return numbers if all(map(math.isfinite, numbers)) else None
-
-
-def _climbs_out(path: str, root: Path, inside: str) -> str | None:
-    """What is wrong with a path that is absolute or leaves images/, also through a link."""
-    try:
-        stays = not os.path.isabs(path) and os.path.realpath(os.path.join(root, path)).startswith(inside)
-    except (OSError, ValueError, RuntimeError) as error:  # a null byte, a loop of links
-        return f"{path!r} is not a path ({error})"
-    return None if stays else f"the path {path} leads out of {root}; it must be relative and stay inside"

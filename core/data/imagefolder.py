@@ -7,12 +7,10 @@ is split at random. Links are followed, as torchvision does: folders of links to
 from __future__ import annotations
 
 import os
-import zlib
 from pathlib import Path
 
-import numpy as np
-
 from core.config import DataConfig
+from core.data.protocol import draw_test
 from core.data.records import WHOLE_IMAGE, Record, Source
 from core.errors import InputError
 
@@ -44,7 +42,7 @@ def load_imagefolder(config: DataConfig) -> Source:
         train, test = [], []
         for i, category in enumerate(categories):
             records = _records(folder / category, i)
-            chosen = _test_images(len(records), config.test_share, config.seed, category)
+            chosen = draw_test(len(records), config.test_share, config.seed, category)
             for j, record in enumerate(records):
                 (test if j in chosen else train).append(record)
     if not categories:
@@ -77,11 +75,3 @@ def _records(folder: Path, label: int) -> list[Record]:
         if name.lower().endswith(EXTENSIONS)
     ]
     return [Record(file, WHOLE_IMAGE, label, {}, str(file)) for file in files]
-
-
-def _test_images(count: int, share: float, seed: int, category: str) -> set[int]:
-    """Indices of the test images: a draw of its own for each category, so that another category changes nothing."""
-    if count < 2:
-        return set()
-    rng = np.random.default_rng([seed, zlib.crc32(category.encode(errors="surrogateescape"))])
-    return set(rng.permutation(count)[: min(count - 1, max(1, round(count * share)))].tolist())

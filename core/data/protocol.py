@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -147,3 +150,20 @@ def against_others(
         kept = np.sort(np.concatenate([np.flatnonzero(is_positive), drawn]))
         results.append([replace(records[i], label=int(is_positive[i])) for i in kept])
     return results[0], results[1]
+
+
+def draw_test(count: int, share: float, seed: int, category: str) -> set[int]:
+    """Indices of the test images: a draw of its own for each category, so that another one changes nothing."""
+    if count < 2:
+        return set()
+    rng = np.random.default_rng([seed, zlib.crc32(category.encode(errors="surrogateescape"))])
+    return set(rng.permutation(count)[: min(count - 1, max(1, round(count * share)))].tolist())
+
+
+def climbs_out(path: str, root: Path, inside: str) -> str | None:
+    """What is wrong with a path that is absolute or leaves images/, also through a link."""
+    try:
+        stays = not os.path.isabs(path) and os.path.realpath(os.path.join(root, path)).startswith(inside)
+    except (OSError, ValueError, RuntimeError) as error:  # a null byte, a loop of links
+        return f"{path!r} is not a path ({error})"
+    return None if stays else f"the path {path} leads out of {root}; it must be relative and stay inside"
