@@ -124,7 +124,10 @@ class StudySearcher(Searcher):
             "category": config.data.single_category or "all",
             "seed": str(config.train.seed),
         }
-        return tags | {path: str(params[path]) for path, d in self.sweep.space.items() if d.type == "preset" and path in params}
+        for path, dimension in self.sweep.space.items():
+            if dimension.type == "preset" and path in params:
+                tags |= {path: str(params[path]), "arm": "ablated" if dimension.presets[params[path]] else "base"}
+        return tags
 
     def _note(self, trial: Trial, result: Mapping[str, Any]) -> None:
         new = [e for e in result.get("history") or [] if e["epoch"] not in self.history[trial.number]]

@@ -50,6 +50,7 @@ def test_suite_pairs_its_arms_by_seed_and_tags_its_runs(tmp_path: Path, monkeypa
     runs = client.search_runs([experiment.experiment_id], "tags.kind = 'trial'")
     tags = {(r.data.tags["ablation"], r.data.tags["seed"]) for r in runs}
     assert tags == {(a, s) for a in ("base", "no_ordinary_track", "no_filter_loss") for s in "01"}
+    assert {r.data.tags["ablation"] for r in runs if r.data.tags["arm"] == "base"} == {"base"}
     assert {r.data.tags["performer"] for r in runs} == {"small"} and {r.data.tags["category"] for r in runs} == {"all"}
 
     again = paraphrase("ablate", *QUICK, "--seeds", "2")
