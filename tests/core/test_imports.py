@@ -11,7 +11,7 @@ import importlib, pathlib, sys
 
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"ray", "optuna", "mlflow", "sweep", "ablations", "scipy", "plotly", "matplotlib"}:
+        if name.split(".")[0] in {"ray", "optuna", "mlflow", "sweep", "ablations", "scipy", "plotly", "matplotlib", "captum", "jinja2"}:
             raise ImportError(f"core must not import {name}")
 
 sys.meta_path.insert(0, Block())
