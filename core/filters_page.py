@@ -124,27 +124,40 @@ def _draw(sides: dict[str, list[Shown]], records: list[Record], meta: dict[str, 
     return out
 
 
-def _draw_image(axis: Any, image: Any, shown: Shown, column: int, row: int, meta: dict[str, Any]) -> None:
-    """One crop with the heat map over it and the receptive field of the peak around it."""
-    from matplotlib.patches import Circle, Rectangle
+def overlay(image: Any, heat: np.ndarray, meta: dict[str, Any], side: int = 96) -> np.ndarray:
+    """A crop with a heat map over it: (side, side, 3) in [0, 1].
+
+    Args:
+        image: PIL image of the crop.
+        heat: (n, n) in [0, 1], one value for each cell of the feature.
+        meta: of the cache: size of the crop and receptive field of the cells.
+        side: of the result in pixels.
+    """
     from PIL import Image
 
     size, field = meta["input_size"], meta["receptive_field"]
-    left, top = column * 1.04, row * 1.04
-    heat = shown.maps[column] / max(float(shown.maps[column].max()), 1e-12)
     n, low = len(heat), field["start"] - field["stride"] / 2
     # the map covers pixels low ... low + n * stride of the crop, which is more or less than the crop
     box = [(edge - low) / field["stride"] for edge in (0, 0, size, size)]
     padded = np.pad(heat, n, mode="edge")
     box = [edge + n for edge in box]
-    smooth = Image.fromarray(padded.astype(np.float32)).resize((96, 96), Image.Resampling.BICUBIC, box=tuple(box))
+    smooth = Image.fromarray(padded.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC, box=tuple(box))
     strength = np.asarray(smooth).clip(0, 1)[..., None]
-    picture = np.asarray(image.resize((96, 96))) / 255.0
+    picture = np.asarray(image.resize((side, side))) / 255.0
     warm = np.array([1.0, 0.15, 0.0])
     shade = picture * (0.45 + 0.55 * strength)
-    mixed = shade * (1 - 0.45 * strength) + warm * 0.45 * strength
+    return (shade * (1 - 0.45 * strength) + warm * 0.45 * strength).clip(0, 1)
+
+
+def _draw_image(axis: Any, image: Any, shown: Shown, column: int, row: int, meta: dict[str, Any]) -> None:
+    """One crop with the heat map over it and the receptive field of the peak around it."""
+    from matplotlib.patches import Circle, Rectangle
+
+    size, field = meta["input_size"], meta["receptive_field"]
+    left, top = column * 1.04, row * 1.04
+    heat = shown.maps[column] / max(float(shown.maps[column].max()), 1e-12)
     extent = (left, left + 1, top + 1, top)
-    drawn = axis.imshow(mixed.clip(0, 1), extent=extent, interpolation="bilinear")
+    drawn = axis.imshow(overlay(image, heat, meta), extent=extent, interpolation="bilinear")
     frame = Rectangle((left, top), 1, 1, transform=axis.transData)
     drawn.set_clip_path(frame)
     x, y = shown.peaks[column] / size
