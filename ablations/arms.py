@@ -38,7 +38,7 @@ def _scaled(config: Config, channels: int, factor: float) -> Changes:
 def _no_interpretable_track(config: Config, channels: int) -> Changes:
     if not config.explainer.interp_widths:
         return {}
-    return {"explainer.interp_widths": [], "explainer.ordin_width": config.explainer.ordin_width or channels}
+    return {"explainer.interp_widths": [], "explainer.ordin_width": config.explainer.ordin_width or 0}
 
 
 def _mean_mask(config: Config, channels: int) -> Changes:
@@ -58,7 +58,7 @@ ABLATIONS: dict[str, Ablation] = {
     "no_norm": Ablation("no norm layers", lambda c, n: {"explainer.norm": False}),
     "no_p_term": Ablation("no p term (eta = 0)", lambda c, n: {"loss.eta": 0.0}),
     "one_interpretable_layer": Ablation(
-        "one interpretable conv-layer", lambda c, n: {"explainer.interp_widths": _widths(c, n)[-1:]}
+        "one interpretable conv-layer", lambda c, n: {"explainer.interp_widths": c.explainer.interp_widths[-1:]}
     ),
     "mean_mask": Ablation("mean instead of peak mask centre", _mean_mask),
     "category_filter_loss": Ablation("category-assigned filter loss", lambda c, n: {"loss.filter_loss": "category"}),
@@ -70,38 +70,43 @@ ABLATIONS: dict[str, Ablation] = {
 """Name -> ablation, in the order of tables."""
 
 
-def arms(base: Config, channels: int, names: Sequence[str]) -> tuple[dict[str, Changes], list[str]]:
+def arms(base: Config, channels: Sequence[int], names: Sequence[str]) -> tuple[dict[str, Changes], list[str]]:
     """The arms of a suite, the base first.
 
     Args:
         base: the configuration that they differ from.
-        channels: of the performer's feature.
-        names: of `ABLATIONS`; empty: all of them.
+        channels: of each performer's feature.
+        names: of `ABLATIONS`; empty: all of them; `base`: the base alone.
 
     Returns:
         Arm -> its changes, and the ablations that would change nothing in this base and are left out.
 
     Raises:
-        InputError: on an unknown name, or where no arm remains.
+        InputError: on an unknown name, where no arm remains, or where performers would need different changes.
     """
     for name in names:
-        if name not in ABLATIONS:
-            raise InputError(f"--ablations {name}: unknown ablation; allowed are {', '.join(ABLATIONS)}")
+        if name not in ABLATIONS and name != BASE:
+            raise InputError(f"--ablations {name}: unknown ablation; allowed are {', '.join([BASE, *ABLATIONS])}")
     chosen: dict[str, Changes] = {BASE: {}}
     idle: list[str] = []
-    seen = [flatten(_resolved_widths(base, channels))]
-    for name in names or ABLATIONS:
-        changes = ABLATIONS[name].changes(base, channels)
+    seen = [flatten(_resolved_widths(base, channels[0]))]
+    for name in [n for n in names if n != BASE] or (() if names else ABLATIONS):
+        changes = ABLATIONS[name].changes(base, channels[0])
+        if any(ABLATIONS[name].changes(base, c) != changes for c in channels):
+            raise InputError(
+                f"--ablations {name}: the performers' features differ in channels; give the base explainer.interp_widths "
+                "and explainer.ordin_width in numbers, or name other ablations"
+            )
         mapping = to_mapping(base)
         for path, value in changes.items():
             set_path(mapping, path, value)
-        result = flatten(_resolved_widths(from_mapping(Config, mapping), channels))
+        result = flatten(_resolved_widths(from_mapping(Config, mapping), channels[0]))
         if result in seen:
             idle.append(name)
         else:
             chosen[name] = changes
             seen.append(result)
-    if len(chosen) == 1:
+    if len(chosen) == 1 and idle:
         raise InputError(f"--ablations: {', '.join(idle)} would change nothing in this base")
     return chosen, idle
 

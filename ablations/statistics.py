@@ -14,81 +14,116 @@ RESAMPLES = 9999
 """Bootstrap resamples of an interval, and permutations of a test once all of them are more than this."""
 
 
+Runs = Sequence[np.ndarray]
+"""One metric's runs: a (S_t,) array for each task t, that is for each performer and category."""
+
+
 class Comparison(NamedTuple):
-    """An arm against the base, paired by seed."""
+    """An arm against the base, paired by task (performer and category) and seed.
+
+    With one task, means of the runs; with several, interquartile means of the runs of all tasks [Agarwal et al. 2021, rliable].
+    """
 
     pairs: int
-    """S, the seeds that both have."""
+    """Runs that both have, over all tasks."""
     base: float
-    """Mean of the base."""
+    """(Interquartile) mean of the base."""
     arm: float
-    """Mean of the arm."""
+    """(Interquartile) mean of the arm."""
     difference: float
-    """Mean of arm - base."""
+    """(Interquartile) mean of arm - base."""
     low: float
-    """Lower end of the 95 % interval of the difference (BCa bootstrap over the pairs); NaN for fewer than two pairs."""
+    """Lower end of the 95 % interval of the difference (BCa bootstrap, stratified by task); NaN for fewer than two pairs."""
     high: float
     """Upper end."""
     p_value: float
-    """Two-sided sign-flip permutation test of the mean difference; exact up to 13 pairs. NaN for fewer than two pairs."""
+    """Two-sided sign-flip permutation test of the difference; exact up to 13 pairs. NaN for fewer than two pairs."""
     effect_size: float
-    """Mean difference over its standard deviation, with Hedges' correction (d_z); NaN where that deviation is 0."""
+    """Mean difference over its standard deviation within tasks, with Hedges' correction (d_z); NaN where that deviation is 0."""
 
 
-def compare(base: np.ndarray, arm: np.ndarray, seed: int = 0) -> Comparison:
-    """Compare two (S,) arrays of one metric whose entries are paired.
+def compare(base: Runs, arm: Runs, seed: int = 0) -> Comparison:
+    """Compare one metric of two arms.
+
+    Args:
+        base, arm: one (S_t,) array for each task t, whose entries are paired.
+        seed: of the resampling.
 
     Raises:
         ValueError: if the shapes differ or a value is not finite.
     """
-    base, arm = np.asarray(base, float), np.asarray(arm, float)
-    if base.shape != arm.shape or base.ndim != 1 or not (np.isfinite(base).all() and np.isfinite(arm).all()):
-        raise ValueError(f"expected two finite arrays of one length, got {base.shape} and {arm.shape}")
-    difference = arm - base
-    pairs = len(difference)
+    base, arm = [np.asarray(b, float) for b in base], [np.asarray(a, float) for a in arm]
+    shapes = [b.shape for b in base], [a.shape for a in arm]
+    if shapes[0] != shapes[1] or any(b.ndim != 1 for b in base) or not all(np.isfinite(v).all() for v in (*base, *arm)):
+        raise ValueError(f"expected finite arrays of one length for each task, got {shapes[0]} and {shapes[1]}")
+    difference = [a - b for a, b in zip(arm, base, strict=True)]
     low, high = interval(difference, seed)
     return Comparison(
-        pairs, _mean(base), _mean(arm), _mean(difference), low, high, sign_flip_test(difference, seed), effect_size(difference)
+        pairs=sum(map(len, difference)),
+        base=centre(base),
+        arm=centre(arm),
+        difference=centre(difference),
+        low=low,
+        high=high,
+        p_value=sign_flip_test(difference, seed),
+        effect_size=effect_size(difference),
     )
 
 
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if len(values) else math.nan
+def centre(runs: Runs) -> float:
+    """Mean of one task's runs, interquartile mean of several tasks' runs; NaN without any."""
+    return float(_centre(*runs)) if sum(map(len, runs)) else math.nan
 
 
-def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % BCa bootstrap interval of the mean of (S,) values; NaN for fewer than two, the value itself if all are equal."""
-    if len(values) < 2:
+def _centre(*runs: np.ndarray, axis: int = -1) -> np.ndarray:
+    if len(runs) == 1:
+        return np.mean(runs[0], axis=axis)
+    return stats.trim_mean(np.concatenate(runs, axis=axis), 0.25, axis=axis)
+
+
+def interval(runs: Runs, seed: int = 0) -> tuple[float, float]:
+    """95 % BCa bootstrap interval of `centre`; tasks are strata: runs are drawn again within each.
+
+    NaN where a task has fewer than two runs; the value itself if every task's are equal.
+    """
+    if not runs or min(map(len, runs)) < 2:
         return math.nan, math.nan
-    if np.ptp(values) == 0:
-        return float(values[0]), float(values[0])
+    if all(np.ptp(r) == 0 for r in runs):
+        return centre(runs), centre(runs)
     with warnings.catch_warnings():  # SciPy says where BCa falls back on few, nearly equal values
         warnings.simplefilter("ignore")
         found = stats.bootstrap(
-            (values,), np.mean, n_resamples=RESAMPLES, method="BCa", rng=np.random.default_rng(seed)
+            tuple(runs), _centre, n_resamples=RESAMPLES, method="BCa", vectorized=True, rng=np.random.default_rng(seed)
         ).confidence_interval
     return float(found.low), float(found.high)
 
 
-def sign_flip_test(difference: np.ndarray, seed: int = 0) -> float:
-    """Two-sided p-value of a mean of 0, by flipping signs: exact where 2^S <= RESAMPLES, else by random flips."""
-    if len(difference) < 2:
+def sign_flip_test(difference: Runs, seed: int = 0) -> float:
+    """Two-sided p-value of no difference, by flipping the signs of pairs: exact where 2^pairs <= RESAMPLES, else random."""
+    flat = np.concatenate([np.asarray(d, float) for d in difference]) if len(difference) else np.empty(0)
+    if len(flat) < 2:
         return math.nan
-    if not difference.any():
+    if not flat.any():
         return 1.0
+    several = len(difference) > 1
+
+    def statistic(x: np.ndarray, axis: int = -1) -> np.ndarray:
+        return stats.trim_mean(x, 0.25, axis=axis) if several else np.mean(x, axis=axis)
+
     return float(
         stats.permutation_test(
-            (difference,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, vectorized=True, rng=seed
+            (flat,), statistic, permutation_type="samples", n_resamples=RESAMPLES, vectorized=True, rng=seed
         ).pvalue
     )
 
 
-def effect_size(difference: np.ndarray) -> float:
-    """Hedges-corrected d_z of (S,) paired differences."""
-    if len(difference) < 2 or np.ptp(difference) == 0:
+def effect_size(difference: Runs) -> float:
+    """Hedges-corrected d_z: mean of all paired differences over their pooled standard deviation within tasks."""
+    freedom = sum(len(d) - 1 for d in difference)
+    squares = sum(float(np.square(d - np.mean(d)).sum()) for d in difference)
+    if freedom < 1 or squares == 0:
         return math.nan
-    freedom = len(difference) - 1
-    return float((1 - 3 / (4 * freedom - 1)) * difference.mean() / difference.std(ddof=1))
+    return float((1 - 3 / (4 * freedom - 1)) * np.concatenate(list(difference)).mean() / math.sqrt(squares / freedom))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -102,14 +137,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def smallest_p_value(seeds: int) -> float:
+def smallest_p_value(pairs: int) -> float:
     """The smallest two-sided p-value that a sign-flip test of so many pairs can give."""
-    return 2.0 / 2**seeds
+    return 2.0 / min(2**pairs, RESAMPLES + 1)
 
 
-def seeds_needed(arms: int, level: float = 0.05) -> int:
+def seeds_needed(arms: int, tasks: int = 1, level: float = 0.05) -> int:
     """The fewest seeds with which one of so many arms can be significant after Holm's correction."""
     seeds = 2
-    while smallest_p_value(seeds) * arms > level:
+    while smallest_p_value(seeds * tasks) * arms > level:
         seeds += 1
     return seeds

@@ -150,6 +150,8 @@ class LossConfig:
     """exact: all images of the batch are positives; category: a filter's own category against the others."""
     filter_layers: Literal["last", "all"] = "last"
     """Interpretable conv-layers that the filter loss acts on."""
+    filter_maps: Literal["unmasked", "masked"] = "unmasked"
+    """Whether the filter loss sees their maps before or after the masks; a mask hides from it what it should put out."""
 
 
 @dataclass

@@ -42,8 +42,10 @@ class Explanation(NamedTuple):
 
     outputs: tuple[Tensor, Tensor]
     """x_1, x_2: reconstructed targets, each (R, B, D_l)."""
+    unmasked_maps: list[Tensor]
+    """Maps of the interpretable conv-layers after ReLU, before the mask, each (B, R * W, n, n)."""
     interp_maps: list[Tensor]
-    """Maps of the interpretable conv-layers after ReLU and mask, each (B, R * W, n, n)."""
+    """The same after the mask."""
     ordin_maps: Tensor | None
     """Maps of conv-ordin after ReLU, (B, R * Wo, n, n)."""
 
@@ -103,6 +105,7 @@ class Explainer(nn.Module):
         norms = self.replicates * self.width, config.norm_momentum
         self.norm_interp = Norm(*norms) if config.norm and self.interp_widths else nn.Identity()
         self.norm_ordin = Norm(*norms) if config.norm and self.ordin_width else nn.Identity()
+        self.top_maps = nn.Identity()  # a named place for attributions: its output is the last interpretable maps
 
     def p(self) -> Tensor | None:
         """(R,) the learned share of the interpretable track; None where a track is absent."""
@@ -120,15 +123,28 @@ class Explainer(nn.Module):
 
     def interpret(self, feature: Tensor) -> list[Tensor]:
         """Maps of the interpretable conv-layers, each (B, R * W, n, n), for feature (B, R * C, n, n)."""
-        maps, all_maps = feature, []
+        return self._interpret(feature)[1]
+
+    def _interpret(self, feature: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Maps of the interpretable conv-layers before and after the masks."""
+        maps, before, after = feature, [], []
         for i in range(len(self.interp_widths)):
-            maps = mask_maps(F.relu(self._conv(maps, f"interp{i + 1}")), self.config.mask, self.config.mask_beta)
-            all_maps.append(maps)
-        return all_maps
+            before.append(F.relu(self._conv(maps, f"interp{i + 1}")))
+            maps = mask_maps(before[-1], self.config.mask, self.config.mask_beta)
+            if i == len(self.interp_widths) - 1:
+                maps = self.top_maps(maps)
+            after.append(maps)
+        return before, after
 
     def encode(self, feature: Tensor) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """x_enc (B, R * W2, m, m) of feature (B, R * C, n, n), with both tracks' maps."""
-        interp_maps, ordin_maps = self.interpret(feature), None
+        interp_maps = self.interpret(feature)
+        x_enc, ordin_maps = self._mix(feature, interp_maps)
+        return x_enc, interp_maps, ordin_maps
+
+    def _mix(self, feature: Tensor, interp_maps: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """x_enc of both tracks, and conv-ordin's maps."""
+        ordin_maps = None
         tracks = []
         if self.interp_widths:
             tracks.append(self.norm_interp(self.pool(interp_maps[-1])))
@@ -137,19 +153,20 @@ class Explainer(nn.Module):
             mixed = self._conv(ordin_maps, "mix") if self.ordin_width != self.width else ordin_maps
             tracks.append(self.norm_ordin(self.pool(mixed)))
         if len(tracks) == 1:
-            return tracks[0], interp_maps, ordin_maps
+            return tracks[0], ordin_maps
         p = torch.sigmoid(self.w_p).repeat_interleave(self.width)[:, None, None].to(tracks[0].dtype)
-        return p * tracks[0] + (1 - p) * tracks[1], interp_maps, ordin_maps
+        return p * tracks[0] + (1 - p) * tracks[1], ordin_maps
 
     def forward(self, feature: Tensor) -> Explanation:
         """Explain a batch. feature: (B, R * C, n, n), replicate r's channels at r * C and on; after ReLU."""
-        x_enc, interp_maps, ordin_maps = self.encode(feature)
+        unmasked_maps, interp_maps = self._interpret(feature)
+        x_enc, ordin_maps = self._mix(feature, interp_maps)
         x = x_enc.unflatten(1, (self.replicates, -1)).transpose(0, 1).flatten(2)
         x_1 = self._linear(x, "dec1")
         x_1 = F.relu(x_1) if self.shape.target_relu[0] else x_1
         x_2 = self._linear(x_1, "dec2")
         x_2 = F.relu(x_2) if self.shape.target_relu[1] else x_2
-        return Explanation((x_1, x_2), interp_maps, ordin_maps)
+        return Explanation((x_1, x_2), unmasked_maps, interp_maps, ordin_maps)
 
 
 def _draw(

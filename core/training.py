@@ -166,7 +166,9 @@ class Training:
         p = self.explainer.p()
         zero = torch.zeros(replicates, device=self.device)
         terms.append(zero if p is None else -self.weights.eta * p.log())
-        layers = explanation.interp_maps if self.config.loss.filter_layers == "all" else explanation.interp_maps[-1:]
+        masked = self.config.loss.filter_maps == "masked"
+        layers = explanation.interp_maps if masked else explanation.unmasked_maps
+        layers = layers if self.config.loss.filter_layers == "all" else layers[-1:]
         filters = zero
         if bool(self._wants_filter_loss):
             for maps in layers:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ablations.statistics import (
+    centre,
     compare,
     effect_size,
     holm,
@@ -29,19 +30,25 @@ def all_flips(difference: np.ndarray) -> float:
 @pytest.mark.parametrize("pairs", [2, 5, 8])
 def test_few_pairs_are_tested_exactly(pairs: int) -> None:
     difference = np.random.default_rng(pairs).normal(0.5, 1, pairs)
-    assert sign_flip_test(difference) == pytest.approx(all_flips(difference))
+    assert sign_flip_test([difference]) == pytest.approx(all_flips(difference))
 
 
 def test_a_difference_of_one_sign_reaches_the_smallest_p_value() -> None:
-    assert sign_flip_test(np.arange(1.0, 7.0)) == pytest.approx(smallest_p_value(6))
-    assert sign_flip_test(np.zeros(6)) == 1.0
-    assert math.isnan(sign_flip_test(np.ones(1)))
+    assert sign_flip_test([np.arange(1.0, 7.0)]) == pytest.approx(smallest_p_value(6))
+    assert sign_flip_test([np.zeros(6)]) == 1.0
+    assert math.isnan(sign_flip_test([np.ones(1)]))
 
 
-def test_seeds_needed_is_the_fewest_that_can_reach_significance() -> None:
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_seeds_needed_is_the_fewest_that_can_reach_significance(tasks: int) -> None:
     for arms in (1, 2, 8, 13):
-        seeds = seeds_needed(arms)
-        assert smallest_p_value(seeds) * arms <= 0.05 < smallest_p_value(seeds - 1) * arms
+        seeds = seeds_needed(arms, tasks)
+        assert smallest_p_value(seeds * tasks) * arms <= 0.05
+        assert seeds == 2 or smallest_p_value((seeds - 1) * tasks) * arms > 0.05
+
+
+def test_the_smallest_p_value_of_many_pairs_is_that_of_the_random_flips() -> None:
+    assert sign_flip_test([np.arange(1.0, 21.0)]) == pytest.approx(smallest_p_value(20))
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
@@ -60,16 +67,54 @@ def test_holm_by_hand_and_without_what_is_not_defined() -> None:
 
 def test_comparison_is_of_arm_minus_base() -> None:
     base = np.array([1.0, 2.0, 3.0, 4.0])
-    found = compare(base, base + np.array([0.5, 0.7, 0.4, 0.6]))
+    found = compare([base], [base + np.array([0.5, 0.7, 0.4, 0.6])])
     assert found.difference == pytest.approx(0.55) and found.low <= 0.55 <= found.high
     assert found.effect_size == pytest.approx((1 - 3 / 11) * 0.55 / np.std([0.5, 0.7, 0.4, 0.6], ddof=1))
     with pytest.raises(ValueError, match="finite"):
-        compare(base, np.array([1.0, math.nan, 1.0, 1.0]))
+        compare([base], [np.array([1.0, math.nan, 1.0, 1.0])])
 
 
 def test_equal_differences_have_no_spread() -> None:
-    assert interval(np.full(5, 0.25)) == (0.25, 0.25)
-    assert math.isnan(effect_size(np.full(5, 0.25)))
+    assert interval([np.full(5, 0.25)]) == (0.25, 0.25)
+    assert math.isnan(effect_size([np.full(5, 0.25)]))
+
+
+def iqm(values: np.ndarray) -> float:
+    """Mean of the middle half, as a loop over sorted values; for a number of values that 4 divides."""
+    kept = sorted(values.tolist())[len(values) // 4 : len(values) - len(values) // 4]
+    return sum(kept) / len(kept)
+
+
+def test_several_tasks_are_compared_by_their_interquartile_mean() -> None:
+    rng = np.random.default_rng(3)
+    base = [rng.normal(task, 1, 4) for task in range(4)]
+    arm = [b + rng.normal(0.4, 0.1, 4) for b in base]
+    found = compare(base, arm)
+    assert found.pairs == 16
+    assert found.base == pytest.approx(iqm(np.concatenate(base))) and found.arm == pytest.approx(iqm(np.concatenate(arm)))
+    differences = [a - b for a, b in zip(arm, base, strict=True)]
+    assert found.difference == pytest.approx(iqm(np.concatenate(differences)))
+    pooled = math.sqrt(sum(((d - d.mean()) ** 2).sum() for d in differences) / 12)
+    assert found.effect_size == pytest.approx((1 - 3 / 47) * np.concatenate(differences).mean() / pooled)
+
+
+def test_tasks_are_strata_of_the_interval() -> None:
+    """Tasks that differ much in level, but whose runs hardly do, leave no doubt about their interquartile mean."""
+    rng = np.random.default_rng(4)
+    runs = [level + rng.normal(0, 0.01, 8) for level in (0.0, 10.0, 20.0)]
+    low, high = interval(runs)
+    assert low < centre(runs) < high and high - low < 0.05
+    low, high = interval([np.concatenate(runs)])
+    assert high - low > 3
+
+
+def test_interval_of_several_tasks_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(5)
+    draws, covered = 200, 0
+    for i in range(draws):
+        low, high = interval([rng.normal(0.3, 1, 6) for _ in range(4)], seed=i)
+        covered += low <= 0.3 <= high
+    assert 0.86 <= covered / draws <= 0.99
 
 
 def test_corrected_test_rarely_rejects_where_nothing_differs() -> None:
@@ -78,7 +123,7 @@ def test_corrected_test_rarely_rejects_where_nothing_differs() -> None:
     rejected = 0
     for _ in range(suites):
         base = rng.normal(size=seeds)
-        p_values = [sign_flip_test(rng.normal(size=seeds) - base) for _ in range(arms)]
+        p_values = [sign_flip_test([rng.normal(size=seeds) - base]) for _ in range(arms)]
         rejected += min(holm(p_values)) <= 0.05
     assert rejected / suites <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / suites)
 
@@ -87,6 +132,6 @@ def test_interval_covers_the_true_difference_about_as_often_as_it_says() -> None
     rng = np.random.default_rng(1)
     draws, covered = 300, 0
     for i in range(draws):
-        low, high = interval(rng.normal(0.3, 1, 20), seed=i)
+        low, high = interval([rng.normal(0.3, 1, 20)], seed=i)
         covered += low <= 0.3 <= high
     assert 0.87 <= covered / draws <= 0.99
