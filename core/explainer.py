@@ -53,6 +53,7 @@ class Explanation(NamedTuple):
 class Norm(nn.Module):
     """Divides each channel by alpha_c, a running mean over images of its largest activation [P].
 
+    Largest in magnitude, since behind the 1x1 convolution of the ordinary track a channel can be negative everywhere.
     alpha_c is a buffer: updated by each training batch, fixed in evaluation; no gradient passes through it.
     """
 
@@ -66,7 +67,7 @@ class Norm(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         if self.training:
             with torch.no_grad():
-                peak = maps.amax((2, 3)).float().mean(0)
+                peak = maps.abs().amax((2, 3)).float().mean(0)
                 # a channel that has no estimate yet takes the batch's
                 weight = torch.where(self.alpha > 0, self.momentum, 1.0)
                 self.alpha.lerp_(peak, weight)

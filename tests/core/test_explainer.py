@@ -36,6 +36,12 @@ def test_norm_divides_by_the_running_mean_of_the_batch_means_of_peaks() -> None:
     assert torch.equal(norm.alpha, before)
 
 
+def test_norm_of_a_channel_that_is_negative_everywhere_is_by_its_magnitude() -> None:
+    norm = Norm(1, momentum=0.1)
+    out = norm(-torch.arange(1.0, 17.0).view(1, 1, 4, 4))
+    assert float(norm.alpha) == 16.0 and float(out.min()) == -1.0
+
+
 def test_norm_of_channels_that_never_fired_is_zero() -> None:
     assert torch.equal(Norm(1, 0.1)(torch.zeros(2, 1, 3, 3)), torch.zeros(2, 1, 3, 3))
 
