@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from ablations.suite import add_command
+from ablations import pages, suite, tables
 from sweep.cli import main as sweep_main
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return sweep_main(arguments, add_command)
+    return sweep_main(arguments, suite.add_command, tables.add_command, pages.add_command)
 
 
 if __name__ == "__main__":

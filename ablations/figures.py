@@ -1,11 +1,13 @@
-"""Forest plots of paired differences."""
+"""Forest plots of paired differences, and how much of the information is parts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ablations.paper import EXPLAINER
 from ablations.statistics import Comparison
+from ablations.tables import Cell
 from core.metrics import LOWER_IS_BETTER
 
 BETTER, WORSE, OPEN = "#2a7f62", "#b3423a", "#5f6368"
@@ -49,6 +51,35 @@ def draw_forests(table: Mapping[str, Mapping[str, Comparison | None]], out: Path
         axes.set_yticks(range(len(arms)), [a.replace("_", " ") for a in arms])
         axes.set_ylim(len(arms) - 0.5, -0.5)
         axes.set_xlabel("arm minus base", fontsize=8)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=130)
+    plt.close(figure)
+    return out
+
+
+def draw_shares(cells: Sequence[Cell], out: Path) -> Path | None:
+    """Draw p as bars by performer and category (the numbers of figure 1 of the paper); None where no cell is of p.
+
+    The filled part of a bar is p, the share of object parts; the rest is the ordinary track's.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    some = [c for c in cells if c.metric == "p" and c.side == EXPLAINER]
+    if not some:
+        return None
+    figure, axes = plt.subplots(figsize=(7.5, 0.9 + 0.38 * len(some)), layout="constrained")
+    for y, cell in enumerate(some):
+        axes.barh(y, 1.0, color="#e8eaed", height=0.7)
+        axes.barh(y, cell.value, color=BETTER, height=0.7)
+        if cell.low == cell.low:
+            axes.plot([cell.low, cell.high], [y, y], color="black", lw=2)
+        axes.text(1.01, y, f"{cell.value:.3f}", va="center", fontsize=8)
+    axes.set_yticks(range(len(some)), [f"{c.performer}, {c.column}" for c in some], fontsize=8)
+    axes.set(xlim=(0, 1.08), ylim=(len(some) - 0.5, -0.5), xlabel="share of object parts, p (line: 95 % interval over seeds)")
+    axes.spines[["top", "right"]].set_visible(False)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=130)
     plt.close(figure)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -81,19 +81,24 @@ def _centre(*runs: np.ndarray, axis: int = -1) -> np.ndarray:
     return stats.trim_mean(np.concatenate(runs, axis=axis), 0.25, axis=axis)
 
 
-def interval(runs: Runs, seed: int = 0) -> tuple[float, float]:
-    """95 % BCa bootstrap interval of `centre`; tasks are strata: runs are drawn again within each.
+def mean_of_means(*runs: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Mean over tasks of the means of their runs."""
+    return np.mean([np.mean(r, axis=axis) for r in runs], axis=0)
+
+
+def interval(runs: Runs, seed: int = 0, statistic: Callable[..., np.ndarray] = _centre) -> tuple[float, float]:
+    """95 % BCa bootstrap interval of a statistic, by default `centre`'s; tasks are strata: runs are drawn again within each.
 
     NaN where a task has fewer than two runs; the value itself if every task's are equal.
     """
     if not runs or min(map(len, runs)) < 2:
         return math.nan, math.nan
     if all(np.ptp(r) == 0 for r in runs):
-        return centre(runs), centre(runs)
+        return float(statistic(*runs)), float(statistic(*runs))
     with warnings.catch_warnings():  # SciPy says where BCa falls back on few, nearly equal values
         warnings.simplefilter("ignore")
         found = stats.bootstrap(
-            tuple(runs), _centre, n_resamples=RESAMPLES, method="BCa", vectorized=True, rng=np.random.default_rng(seed)
+            tuple(runs), statistic, n_resamples=RESAMPLES, method="BCa", vectorized=True, rng=np.random.default_rng(seed)
         ).confidence_interval
     return float(found.low), float(found.high)
 

@@ -1,4 +1,5 @@
-"""An ablation suite: arms times seeds, run as a grid sweep, so that it resumes, scales and is recorded as one.
+"""An ablation suite: arms times seeds (times performers, times categories), run as a grid sweep, so that it resumes, scales
+and is recorded as one.
 
 `python ablations/suite.py` does what `paraphrase ablate` does.
 """
@@ -6,40 +7,47 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import math
 import sys
-from collections.abc import Mapping
-from io import StringIO
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ablations.arms import ABLATIONS, BASE, arms
-from ablations.statistics import Comparison, compare, holm, seeds_needed, smallest_p_value
+from ablations.arms import ABLATIONS, arms
+from ablations.report import write_suite_report
+from ablations.results import AA, CATEGORY, DIMENSION, PERFORMER, task_configs
+from ablations.statistics import seeds_needed, smallest_p_value
+from core.cache import open_cache
 from core.cli import configuration
-from core.config import Config, to_mapping
+from core.config import Config, from_mapping, set_path, to_mapping
 from core.errors import InputError
-from core.metrics import KEYS, LOWER_IS_BETTER
-from core.tables import text_table
+from core.metrics import LOWER_IS_BETTER
+from core.performer.weights import load_performer
 from sweep.config import Dimension, SweepConfig, check_sweep
-from sweep.driver import prepare, resume_sweep, run_sweep, say
-from sweep.folder import sweep_folder, sweep_names, tracking_uri, write_atomically
+from sweep.driver import resume_sweep, run_sweep, say
+from sweep.folder import sweep_folder, sweep_names
 from sweep.results import complete_trials, load, pick
 from sweep.space import resolve
-from sweep.tracking import log_to_parent
 
-DIMENSION = "ablation"
-"""Name of the dimension that chooses the arm, and of the tag that runs are grouped by."""
+ALL = "all"
+"""Among categories: the multi-category protocol."""
 
 
-def suite_of(base: Config, name: str, seeds: int, names: list[str], aa: bool = False) -> SweepConfig:
-    """The sweep that runs a suite.
+def suite_of(
+    base: Config,
+    name: str,
+    seeds: int,
+    names: list[str],
+    performers: list[str] | None = None,
+    categories: list[str] | None = None,
+    aa: bool = False,
+) -> SweepConfig:
+    """The sweep that runs a suite; builds the feature caches that it needs.
 
     Args:
         base: what the arms differ from; its `train.seed` is the first seed.
-        seeds: runs of each arm.
+        seeds: runs of each arm, performer and category.
         names: of `ABLATIONS`; empty: all.
+        performers: architectures, or folders of fitted performers; empty: the base's.
+        categories: of the single-category protocol, or `all` for the multi-category one; empty: the base's.
         aa: only the base, against itself with other seeds.
 
     Raises:
@@ -47,97 +55,59 @@ def suite_of(base: Config, name: str, seeds: int, names: list[str], aa: bool = F
     """
     if seeds < 2:
         raise InputError(f"--seeds {seeds}: must be at least 2, so that runs can be paired")
-    sweep = SweepConfig(name=name, base=to_mapping(base), objectives={"reconstruction_error": "minimize"}, sampler="grid")
-    first = base.train.seed
-    channels = prepare(sweep).meta["channels"]
-    chosen, idle = ({BASE: {}}, []) if aa else arms(base, channels, names)
+    mapping = to_mapping(base)
+    space = _task_dimensions(performers or [], categories or [])
+    for dimension in space.values():  # the base is a task of the suite, so that no cache is built for nothing
+        first = next(iter(dimension.presets.values()))
+        for path, value in first.items():
+            set_path(mapping, path, value)
+    base = from_mapping(Config, mapping)
+    sweep = SweepConfig(name=name, base=mapping, objectives={"reconstruction_error": "minimize"}, sampler="grid", space=space)
+    tasks = task_configs(sweep)
+    channels = [open_cache(config).meta["channels"] for config in tasks.values()]
+    chosen, idle = ({AA: {}}, []) if aa else arms(base, channels, names)
     if idle:
         say(f"left out, since the base has nothing to take away: {', '.join(idle)}")
-    count = 2 * seeds if aa else seeds
-    if (compared := len(chosen) - 1) and smallest_p_value(seeds) * compared > 0.05:
-        say(f"{seeds} seeds can never make one of {compared} arms significant at 5 %; that takes {seeds_needed(compared)}")
+    _warn_of_too_few(seeds, len(tasks), len(chosen) - 1)
+    first_seed, count = base.train.seed, 2 * seeds if aa else seeds
     sweep.space = {
         DIMENSION: Dimension("preset", presets=chosen),
-        "train.seed": Dimension("int", low=first, high=first + count - 1),
+        **space,
+        "train.seed": Dimension("int", low=first_seed, high=first_seed + count - 1),
     }
-    sweep.trials = len(chosen) * count
+    sweep.trials = len(chosen) * len(tasks) * count
     check_sweep(sweep)
     return sweep
 
 
-def values_by_arm(name: str) -> dict[str, dict[int, Mapping[str, float]]]:
-    """Arm -> seed -> metrics of the complete runs of a suite."""
-    sweep, study = load(name)
-    found: dict[str, dict[int, Mapping[str, float]]] = {arm: {} for arm in sweep.space[DIMENSION].presets}
-    for trial in complete_trials(study) if study else []:
-        seed = resolve(trial.params, sweep.space, sweep.base).train.seed
-        found[trial.params[DIMENSION]][seed] = trial.user_attrs["metrics"]
-    if list(found) == [BASE]:  # an A/A suite: the second half of the seeds plays the arm
-        runs = sorted(found[BASE].items())
-        half = len(runs) // 2
-        found = {
-            BASE: dict(runs[:half]),
-            "base, other seeds": {s: m for (s, _), (_, m) in zip(runs[:half], runs[half:], strict=False)},
-        }
-    return found
+def _task_dimensions(performers: list[str], categories: list[str]) -> dict[str, Dimension]:
+    """The dimensions over which a suite has several tasks."""
+    space: dict[str, Dimension] = {}
+    if performers:
+        presets = {Path(p).name: _performer(p) for p in performers}
+        if len(presets) < len(performers):
+            raise InputError(f"--performers {','.join(performers)}: two have the same name")
+        space[PERFORMER] = Dimension("preset", presets=presets)
+    if categories:
+        if len(set(categories)) < len(categories):
+            raise InputError(f"--categories {','.join(categories)}: one is there twice")
+        single: dict[str, dict[str, Any]] = {c: {"data.single_category": None if c == ALL else c} for c in categories}
+        space[CATEGORY] = Dimension("preset", presets=single)
+    return space
 
 
-def comparisons(name: str) -> dict[str, dict[str, Comparison | None]]:
-    """Metric -> arm -> comparison with the base, paired by seed; None where the metric is not defined for the arm."""
-    runs = values_by_arm(name)
-    base = runs.pop(BASE)
-    table: dict[str, dict[str, Comparison | None]] = {}
-    for metric in KEYS:
-        row: dict[str, Comparison | None] = {}
-        for arm, of_arm in runs.items():
-            seeds = [s for s in sorted(base) if metric in base[s] and metric in of_arm.get(s, {})]
-            of_base = np.array([base[s][metric] for s in seeds])
-            row[arm] = compare(of_base, np.array([of_arm[s][metric] for s in seeds])) if len(seeds) >= 2 else None
-        if any(row.values()):
-            table[metric] = row
-    return table
+def _performer(name: str) -> dict[str, str]:
+    """What a performer changes in the configuration: its architecture, and the weights where it is a folder."""
+    if not Path(name).is_dir():
+        return {"performer.arch": name}
+    return {"performer.arch": load_performer(Path(name))[0].spec.arch, "performer.weights": str(Path(name).resolve())}
 
 
-HEADER = ["metric", "arm", "pairs", "base", "arm mean", "difference", "low", "high", "p", "p (Holm)", "effect size"]
-
-
-def rows_of(table: Mapping[str, Mapping[str, Comparison | None]]) -> list[list[Any]]:
-    """A row for each metric and arm; p-values are corrected over the arms of a metric."""
-    rows: list[list[Any]] = []
-    for metric, row in table.items():
-        corrected = holm([c.p_value if c else math.nan for c in row.values()])
-        for (arm, c), p in zip(row.items(), corrected, strict=True):
-            if c is None:
-                rows.append([metric, arm, 0, *["not defined"] * 8])
-            else:
-                rows.append([metric, arm, c.pairs, c.base, c.arm, c.difference, c.low, c.high, c.p_value, p, c.effect_size])
-    return rows
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return "-" if math.isnan(value) else f"{value:.4f}"
-    return str(value)
-
-
-def write_tables(name: str) -> str:
-    """Write a suite's table as text, CSV and Markdown and its forest plots into its folder and MLflow; returns the text."""
-    from ablations.figures import draw_forests
-
-    table = comparisons(name)
-    rows = rows_of(table)
-    folder = sweep_folder(name) / "report"
-    text = text_table([HEADER, *([_cell(v) for v in row] for row in rows)])
-    out = StringIO()
-    csv.writer(out, lineterminator="\n").writerows([HEADER, *rows])
-    lines = ["| " + " | ".join(map(_cell, row)) + " |" for row in [HEADER, ["---"] * len(HEADER), *rows]]
-    files = {"ablations.txt": text + "\n", "ablations.csv": out.getvalue(), "ablations.md": "\n".join(lines) + "\n"}
-    for file, content in files.items():
-        write_atomically(folder / file, content)
-    plot = draw_forests(table, folder / "ablations.png")
-    sweep, _ = load(name)
-    log_to_parent(tracking_uri(sweep), sweep.experiment, name, [*(folder / f for f in files), plot])
-    return text
+def _warn_of_too_few(seeds: int, tasks: int, compared: int) -> None:
+    """Say before anything runs that so few pairs cannot give a significant difference."""
+    if compared and smallest_p_value(seeds * tasks) * compared > 0.05:
+        needed = seeds_needed(compared, tasks)
+        say(f"{seeds} seeds can never make one of {compared} arms significant at 5 %; that takes {needed}")
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
@@ -156,6 +126,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trial", default="best", help="its number, or best: the knee of the front (default)")
     parser.add_argument("--name", default="ablations", help="name of the suite (default: ablations)")
     parser.add_argument("--seeds", type=int, default=8, help="runs of each arm (default: 8)")
+    parser.add_argument("--performers", default="", help="comma-separated architectures or folders of fitted performers")
+    parser.add_argument("--categories", default="", help="comma-separated: each against the others; all: all at once")
     parser.add_argument("--aa", action="store_true", help="A/A suite: the base against itself with other seeds")
     parser.add_argument("--resume", action="store_true", help="go on with the suite of this name")
     parser.add_argument("--skip-bad", action="store_true", help="go on without damaged images")
@@ -187,9 +159,11 @@ def run_suite(arguments: argparse.Namespace, names: list[str]) -> int:
     else:
         if arguments.name in sweep_names():
             raise InputError(f"--name {arguments.name}: exists already; add --resume to go on, or choose another name")
-        code = run_sweep(suite_of(base_of(arguments), arguments.name, arguments.seeds, names, arguments.aa))
+        performers, categories = ([n for n in t.split(",") if n] for t in (arguments.performers, arguments.categories))
+        base = base_of(arguments)
+        code = run_sweep(suite_of(base, arguments.name, arguments.seeds, names, performers, categories, arguments.aa))
     if code == 0:
-        print(write_tables(arguments.name))
+        print(write_suite_report(arguments.name))
         print("lower is better: " + ", ".join(sorted(LOWER_IS_BETTER)))
         print(f"tables and figures in {sweep_folder(arguments.name) / 'report'}")
     return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,8 +36,19 @@ class Shown(NamedTuple):
     """(images, n, n) activations."""
 
 
+class Viewed(NamedTuple):
+    """A network's filters on the test split."""
+
+    peaks: Peaks
+    """Of all test images."""
+    scores: FilterScores | None
+    """None where the data has no landmarks."""
+    maps: Callable[[Tensor], Tensor]
+    """Test images (K,) -> activations (K, F, n, n)."""
+
+
 def draw_filters(config: Config, cache: FeatureCache, folder: str | Path, out: str | Path) -> Path:
-    """Draw the page of a saved explainer (of its first replicate) to a PNG file.
+    """Draw the page of a saved explainer (of its first replicate) beside the performer's own filters to a PNG file.
 
     Args:
         config: names the data set, whose test images are read again.
@@ -44,57 +56,101 @@ def draw_filters(config: Config, cache: FeatureCache, folder: str | Path, out: s
         folder: of the explainer.
         out: the PNG file.
     """
+    views = {
+        "interpretable filters of the explainer": _view_explainer(folder, cache),
+        f"filters of the performer ({cache.meta['performer']})": _view_performer(cache),
+    }
+    sides = {}
+    for title, view in views.items():
+        filters = _best_filters(view)
+        sides[title] = [_show(view, f, _strongest(view.peaks.values[:, f], _candidates(view, f, cache)), cache) for f in filters]
+    return _draw(sides, load_dataset(config.data).test, cache.meta, Path(out))
+
+
+def draw_side_by_side(config: Config, cache: FeatureCache, explainers: Mapping[str, str | Path], out: str | Path) -> Path:
+    """Draw the filters of two saved explainers (of their first replicates) on the same test images to a PNG file.
+
+    A row is a filter of the first explainer and the one of the same number in the second, which starts from the same
+    channel of the performer where both have the same widths and seed; else their best trackers are paired in order. The
+    images are those that fire both most, each on the scale of its own filter.
+
+    Args:
+        config: names the data set, whose test images are read again.
+        cache: of the performer.
+        explainers: title -> folder, for each of the two.
+        out: the PNG file.
+    """
+    (left_title, left), (right_title, right) = ((t, _view_explainer(f, cache)) for t, f in explainers.items())
+    filters = _best_filters(left)
+    same = left.peaks.values.shape == right.peaks.values.shape
+    pairs = [(f, f) for f in filters] if same else list(zip(filters, _best_filters(right), strict=False))
+    sides: dict[str, list[Shown]] = {left_title: [], right_title: []}
+    for f, g in pairs:
+        strengths = [view.peaks.values[:, i].float() for view, i in ((left, f), (right, g))]
+        both = torch.stack([s / s.max().clamp(min=1e-12) for s in strengths]).sum(0)
+        images = _strongest(both, _candidates(left, f, cache))
+        sides[left_title].append(_show(left, f, images, cache))
+        sides[right_title].append(_show(right, g, images, cache))
+    return _draw(sides, load_dataset(config.data).test, cache.meta, Path(out))
+
+
+def _view_explainer(folder: str | Path, cache: FeatureCache) -> Viewed:
     explainer = load_explainer(folder)
     autocast = autocast_for("float32", torch.device("cpu"))
     width = explainer.width if explainer.interp_widths else int(explainer.ordin_width or 0)
-    all_peaks = test_peaks(explainer, cache, autocast)
-    peaks = Peaks(all_peaks.positions[:, :width], all_peaks.values[:, :width])
+    every = test_peaks(explainer, cache, autocast)
+    peaks = Peaks(every.positions[:, :width], every.values[:, :width])
 
-    def explainer_maps(images: Tensor) -> Tensor:
+    def maps_of(images: Tensor) -> Tensor:
         feature = gather(cache.test.features, images.expand(explainer.replicates, -1), torch.device("cpu"), autocast)
         _, interp_maps, ordin_maps = explainer.encode(feature)
         maps = interp_maps[-1] if interp_maps else ordin_maps
         assert maps is not None
         return maps[:, :width]
 
-    def own_maps(images: Tensor) -> Tensor:
-        return cache.test.features[images].permute(0, 3, 1, 2).float()
-
-    own = performer_peaks(cache)
-    sides = {
-        "interpretable filters of the explainer": _choose(peaks, filter_scores(cache, peaks), cache, explainer_maps),
-        f"filters of the performer ({cache.meta['performer']})": _choose(own, filter_scores(cache, own), cache, own_maps),
-    }
-    return _draw(sides, load_dataset(config.data).test, cache.meta, Path(out))
+    return Viewed(peaks, filter_scores(cache, peaks), maps_of)
 
 
-def _choose(peaks: Peaks, scores: FilterScores | None, cache: FeatureCache, maps_of: Any) -> list[Shown]:
-    """A dozen filters that fire, the best trackers of each part in turn, with the images that fire them most."""
-    strength = peaks.values.float().mean(0)
+def _view_performer(cache: FeatureCache) -> Viewed:
+    peaks = performer_peaks(cache)
+    return Viewed(peaks, filter_scores(cache, peaks), lambda images: cache.test.features[images].permute(0, 3, 1, 2).float())
+
+
+def _best_filters(view: Viewed) -> list[int]:
+    """A dozen filters that fire, the best trackers of each part in turn; the strongest where there are no landmarks."""
+    scores = view.scores
     if scores is None:
-        chosen = strength.argsort(descending=True)[:FILTERS].tolist()
-    else:
-        merit = scores.tracking.nan_to_num(-1)
-        ranked: dict[int, list[int]] = {}
-        for f in merit.argsort(descending=True).tolist():
-            if not scores.dead[f]:
-                ranked.setdefault(int(scores.part[f]), []).append(f)
-        queues = [ranked[part] for part in sorted(ranked, key=lambda p: (p < 0, p))]
-        turns = [q[i] for i in range(max(map(len, queues), default=0)) for q in queues if i < len(q)]
-        chosen = sorted(turns[:FILTERS], key=lambda f: int(scores.part[f]))
-    shown = []
-    for f in chosen:
-        candidates = torch.arange(len(peaks.values))
-        title = f"{f}"
-        if scores is not None:
-            candidates = (cache.test.labels == scores.category[f]).nonzero().squeeze(1)
-            part = cache.meta["landmarks"][int(scores.part[f])] if scores.part[f] >= 0 else "no part"
-            title = f"{f}: {part}\n{float(scores.instability[f]):.3f}"
-        best = candidates[peaks.values[candidates, f].argsort(descending=True, stable=True)[:IMAGES]]
-        with torch.no_grad():
-            maps = maps_of(best)[:, f].float().numpy()
-        shown.append(Shown(title, best.tolist(), peaks.positions[best, f].numpy(), maps))
-    return shown
+        return view.peaks.values.float().mean(0).argsort(descending=True)[:FILTERS].tolist()
+    ranked: dict[int, list[int]] = {}
+    for f in scores.tracking.nan_to_num(-1).argsort(descending=True).tolist():
+        if not scores.dead[f]:
+            ranked.setdefault(int(scores.part[f]), []).append(f)
+    queues = [ranked[part] for part in sorted(ranked, key=lambda p: (p < 0, p))]
+    turns = [q[i] for i in range(max(map(len, queues), default=0)) for q in queues if i < len(q)]
+    return sorted(turns[:FILTERS], key=lambda f: int(scores.part[f]))
+
+
+def _candidates(view: Viewed, f: int, cache: FeatureCache) -> Tensor:
+    """Test images that a filter is judged on: those of its category."""
+    if view.scores is None:
+        return torch.arange(len(view.peaks.values))
+    return (cache.test.labels == view.scores.category[f]).nonzero().squeeze(1)
+
+
+def _strongest(values: Tensor, candidates: Tensor) -> Tensor:
+    """The images among the candidates with the largest of the (N,) values."""
+    return candidates[values[candidates].argsort(descending=True, stable=True)[:IMAGES]]
+
+
+def _show(view: Viewed, f: int, images: Tensor, cache: FeatureCache) -> Shown:
+    title = f"{f}"
+    if view.scores is not None:
+        part = int(view.scores.part[f])
+        name = "dead" if view.scores.dead[f] else cache.meta["landmarks"][part] if part >= 0 else "no part"
+        title = f"{f}: {name}\n{float(view.scores.instability[f]):.3f}"
+    with torch.no_grad():
+        maps = view.maps(images)[:, f].float().numpy()
+    return Shown(title, images.tolist(), view.peaks.positions[images, f].numpy(), maps)
 
 
 def _draw(sides: dict[str, list[Shown]], records: list[Record], meta: dict[str, Any], out: Path) -> Path:

@@ -35,3 +35,22 @@ def metrics_table(rows: Mapping[str, Mapping[str, float]], keys: tuple[str, ...]
     for name, row in rows.items():
         table.append([name, *(format_value(row.get(k), row.get(f"{k}_se")) for k in shown)])
     return text_table(table)
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the first one the heading, as a Markdown table; numbers are set right."""
+    head, *body = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *body])
+
+
+LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}"}
+
+
+def latex_table(rows: Sequence[Sequence[str]], caption: str) -> str:
+    """Rows of cells, the first one the heading, as a LaTeX table with booktabs' rules."""
+    head, *body = ["  " + " & ".join("".join(LATEX.get(c, c) for c in cell) for cell in row) + r" \\" for row in rows]
+    escaped = "".join(LATEX.get(c, c) for c in caption)
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{escaped}}}", rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}"]
+    lines += [r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    return "\n".join(lines)

@@ -126,7 +126,9 @@ class StudySearcher(Searcher):
         }
         for path, dimension in self.sweep.space.items():
             if dimension.type == "preset" and path in params:
-                tags |= {path: str(params[path]), "arm": "ablated" if dimension.presets[params[path]] else "base"}
+                tags[path] = str(params[path])
+                if {} in dimension.presets.values():  # a preset that changes nothing is the base of the others
+                    tags["arm"] = "ablated" if dimension.presets[params[path]] else "base"
         return tags
 
     def _note(self, trial: Trial, result: Mapping[str, Any]) -> None:

@@ -1,0 +1,108 @@
+"""What is written once a suite is done: tables, forest plots, side-by-side filter pages and the report, into MLflow too."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from io import StringIO
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from ablations import tables as paper_tables
+from ablations.arms import BASE
+from ablations.figures import draw_forests, draw_shares
+from ablations.pages import draw_pages
+from ablations.results import HEADER, comparisons, rows_of, runs_by_arm
+from ablations.statistics import Comparison
+from core.metrics import LOWER_IS_BETTER
+from core.tables import latex_table, markdown_table, text_table
+from sweep.folder import sweep_folder, tracking_uri, write_atomically
+from sweep.page import Figure, Section, Table
+from sweep.report_page import write_sweep_page
+from sweep.results import load
+from sweep.tracking import log_to_parent
+
+METHOD = (
+    "Every arm is paired with the base by seed, performer and category. Intervals: 95 %, BCa bootstrap of the paired "
+    "differences. p: two-sided sign-flip permutation test, exact up to 13 pairs; Holm's correction is over the arms of a "
+    "metric. Effect size: mean difference over the standard deviation of the differences, with Hedges' correction."
+)
+SEVERAL = (
+    "With several performers or categories the figures are interquartile means over all runs, with bootstraps stratified by "
+    "performer and category (Agarwal et al. 2021)."
+)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.4f}"
+    return str(value)
+
+
+def write_suite_report(name: str) -> str:
+    """Write a suite's tables, figures and page into its folder and MLflow; returns the table of comparisons as text."""
+    table = comparisons(name)
+    rows = rows_of(table)
+    folder = sweep_folder(name) / "report"
+    cells = [HEADER, *([_cell(v) for v in row] for row in rows)]
+    out = StringIO()
+    csv.writer(out, lineterminator="\n").writerows([HEADER, *rows])
+    measured = paper_tables.measure(name) if any(runs_by_arm(name).get(BASE, {}).values()) else []
+    texts = {
+        "ablations.txt": text_table(cells) + "\n",
+        "ablations.csv": out.getvalue(),
+        "ablations.md": markdown_table(cells) + "\n",
+        "ablations.tex": latex_table(cells, f"Ablations of {name}") + "\n",
+        "tables.txt": paper_tables.render(measured, "text"),
+        "tables.csv": paper_tables.render(measured, "csv"),
+        "tables.md": paper_tables.render(measured, "markdown"),
+        "tables.tex": paper_tables.render(measured, "latex"),
+    }
+    for file, content in texts.items():
+        write_atomically(folder / file, content)
+    files = [folder / file for file in texts]
+    sections = [_tables_section(measured, draw_shares(measured, folder / "p.png"))]
+    if table:
+        forests = draw_forests(table, folder / "ablations.png")
+        pages = draw_pages(name, folder / "pages")
+        sections = [_comparison_section(table, rows, forests), *sections, _pages_section(pages)]
+        files += [forests, *pages.values()]
+    files.append(write_sweep_page(name, more=[s for s in sections if s.tables or s.figures]))
+    sweep, _ = load(name)
+    log_to_parent(tracking_uri(sweep), sweep.experiment, name, files)
+    return texts["ablations.txt"] if table else texts["tables.txt"]
+
+
+def _comparison_section(table: Mapping[str, Mapping[str, Comparison | None]], rows: list[list[Any]], forests: Path) -> Section:
+    """A table for each metric, and the forest plots."""
+    found = []
+    for metric, some in groupby(rows, key=lambda row: row[0]):
+        better = "lower" if metric in LOWER_IS_BETTER else "higher"
+        caption = f"{metric.replace('_', ' ')} ({better} is better)"
+        found.append(Table(HEADER[1:], [[row[1].replace("_", " "), *map(_cell, row[2:])] for row in some], caption))
+    alt = f"Forest plots of {len(table)} metrics: each arm's difference from the base; its numbers are in the tables above."
+    caption = "Green: better than the base over the whole interval; red: worse; grey: the interval holds 0."
+    return Section("Each ingredient against the base", [METHOD, SEVERAL], found, [Figure(forests, alt, caption)])
+
+
+def _tables_section(cells: list[paper_tables.Cell], shares: Path | None) -> Section:
+    found = [Table(grid[0], grid[1:], title) for title, grid in paper_tables.grids(cells)]
+    figures = [Figure(shares, "Bars of p by category; its numbers are in the table above.", "p of the base.")] if shares else []
+    text = (
+        "The base's runs in the shape of the paper's tables 2 to 4, with 95 % intervals over seeds; the columns “paper” are its."
+    )
+    return Section("The paper's tables", [text], found, figures)
+
+
+def _pages_section(pages: Mapping[str, Path]) -> Section:
+    text = (
+        "The same filters and images in the base (left) and in an arm (right), of the first seed. Filters of the same number "
+        "start from the same channel of the performer."
+    )
+    figures = [
+        Figure(page, f"Filters of the base and of {arm.replace('_', ' ')} on the same test images.", arm.replace("_", " "))
+        for arm, page in pages.items()
+    ]
+    return Section("Side by side", [text], figures=figures)

@@ -1,0 +1,132 @@
+"""What a suite measured: its runs by arm, task and seed, the performers' own metrics, and every arm against the base."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ablations.arms import BASE
+from ablations.statistics import Comparison, compare, holm
+from core.cache import open_cache
+from core.config import Config
+from core.evaluation import baseline
+from core.metrics import KEYS
+from sweep.config import SweepConfig
+from sweep.results import complete_trials, load
+from sweep.space import resolve
+
+DIMENSION, PERFORMER, CATEGORY = "ablation", "performer", "category"
+"""Dimensions of a suite, and the tags that its runs are grouped by."""
+
+AA, OTHER_SEEDS = "aa", "base, other seeds"
+"""The only arm of an A/A suite as it is run, and the name that its second half of seeds goes by."""
+
+
+class Task(NamedTuple):
+    """What an explainer is trained on."""
+
+    performer: str
+    """Architecture, or the name of a fitted performer's folder."""
+    category: str
+    """The single category, or `all`."""
+
+
+Metrics = Mapping[str, float]
+
+
+def task_of(config: Config, params: Mapping[str, Any]) -> Task:
+    """The task of a run: named by the suite's dimensions, or else by its configuration."""
+    named = config.performer.arch, config.data.single_category or "all"
+    return Task(params.get(PERFORMER, named[0]), params.get(CATEGORY, named[1]))
+
+
+def task_configs(sweep: SweepConfig) -> dict[Task, Config]:
+    """Every task of a suite with the base's configuration on it."""
+    dimensions = [d for d in (PERFORMER, CATEGORY) if d in sweep.space]
+    found: dict[Task, Config] = {}
+    for names in product(*(sweep.space[d].presets for d in dimensions)):
+        params = dict(zip(dimensions, names, strict=True))
+        config = resolve(params, {d: sweep.space[d] for d in dimensions}, sweep.base)
+        found[task_of(config, params)] = config
+    return found
+
+
+def runs_by_arm(name: str) -> dict[str, dict[Task, dict[int, Metrics]]]:
+    """Arm -> task -> seed -> metrics of the complete runs of a suite."""
+    sweep, study = load(name)
+    arms = list(sweep.space[DIMENSION].presets)
+    found: dict[str, dict[Task, dict[int, Metrics]]] = {arm: {t: {} for t in task_configs(sweep)} for arm in arms}
+    for trial in complete_trials(study) if study else []:
+        config = resolve(trial.params, sweep.space, sweep.base)
+        runs = found[trial.params[DIMENSION]][task_of(config, trial.params)]
+        runs[config.train.seed] = trial.user_attrs["metrics"]
+    if arms == [AA]:  # the second half of the seeds plays the arm
+        halves: dict[str, dict[Task, dict[int, Metrics]]] = {BASE: {}, OTHER_SEEDS: {}}
+        for task, runs in found[AA].items():
+            seeds = sorted(runs)
+            half = len(seeds) // 2
+            halves[BASE][task] = {s: runs[s] for s in seeds[:half]}
+            halves[OTHER_SEEDS][task] = {s: runs[t] for s, t in zip(seeds[:half], seeds[half:], strict=False)}
+        return halves
+    return found
+
+
+def baselines(name: str) -> dict[Task, dict[str, dict[str, float]]]:
+    """The performer's and the control rows of every task of a suite; measured once, then kept in its study."""
+    sweep, study = load(name)
+    kept: dict[str, Any] = dict(study.user_attrs.get("baselines", {})) if study else {}
+    found = {}
+    for task, config in task_configs(sweep).items():
+        key = "/".join(task)
+        if key not in kept:
+            kept[key] = baseline(open_cache(config))
+        found[task] = kept[key]
+    if study and study.user_attrs.get("baselines") != kept:
+        study.set_user_attr("baselines", kept)
+    return found
+
+
+def comparisons(name: str) -> dict[str, dict[str, Comparison | None]]:
+    """Metric -> arm -> comparison with the base, paired by task and seed; None where the metric is not defined for the arm."""
+    runs = runs_by_arm(name)
+    base = runs.pop(BASE)
+    table: dict[str, dict[str, Comparison | None]] = {}
+    for metric in KEYS:
+        row = {arm: _compare(metric, base, of_arm) for arm, of_arm in runs.items()}
+        if any(row.values()):
+            table[metric] = row
+    return table
+
+
+def _compare(
+    metric: str, base: Mapping[Task, Mapping[int, Metrics]], arm: Mapping[Task, Mapping[int, Metrics]]
+) -> Comparison | None:
+    pairs: list[list[tuple[float, float]]] = []
+    for task, runs in base.items():
+        both = [s for s in sorted(runs) if metric in runs[s] and metric in arm[task].get(s, {})]
+        if both:
+            pairs.append([(runs[s][metric], arm[task][s][metric]) for s in both])
+    if sum(map(len, pairs)) < 2:
+        return None
+    of_base, of_arm = ([np.array([pair[side] for pair in task]) for task in pairs] for side in (0, 1))
+    return compare(of_base, of_arm)
+
+
+HEADER = ["metric", "arm", "pairs", "base", "arm mean", "difference", "low", "high", "p", "p (Holm)", "effect size"]
+
+
+def rows_of(table: Mapping[str, Mapping[str, Comparison | None]]) -> list[list[Any]]:
+    """A row for each metric and arm; p-values are corrected over the arms of a metric."""
+    rows: list[list[Any]] = []
+    for metric, row in table.items():
+        corrected = holm([c.p_value if c else math.nan for c in row.values()])
+        for (arm, c), p in zip(row.items(), corrected, strict=True):
+            if c is None:
+                rows.append([metric, arm, 0, *["not defined"] * 8])
+            else:
+                rows.append([metric, arm, c.pairs, c.base, c.arm, c.difference, c.low, c.high, c.p_value, p, c.effect_size])
+    return rows
