@@ -1,4 +1,4 @@
-"""The `paraphrase` command: core's commands, and `sweep` and `ui`."""
+"""The `paraphrase` command: core's commands, and `sweep`, `report` and `ui`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,28 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.cli import add_commands
 from core.errors import InputError
 
+if TYPE_CHECKING:
+    from sweep.page import Section
+
 CONFIGS = Path(__file__).parent / "configs"
 
 
-def main(arguments: list[str] | None = None, *more: Callable[[argparse._SubParsersAction], None]) -> int:
+def main(
+    arguments: list[str] | None = None,
+    *more: Callable[[argparse._SubParsersAction], None],
+    sections: Callable[[str], list[Section]] | None = None,
+) -> int:
     """Entry point; returns the exit code: 0, 2 for bad input, 130 after an interruption.
 
     Args:
         arguments: of the command line; None: the process's own.
         more: functions that add further commands.
+        sections: name of a sweep -> what `report` puts below the summary of its page.
     """
     parser = argparse.ArgumentParser(prog="paraphrase", description="Explainer networks: sweeps and ablations.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -27,6 +36,10 @@ def main(arguments: list[str] | None = None, *more: Callable[[argparse._SubParse
     _add_sweep(commands)
     for add in more:
         add(commands)
+    report = commands.add_parser("report", help="write the HTML report of a sweep or suite again, finished or not")
+    report.add_argument("name")
+    report.add_argument("--out", type=Path, help="HTML file (default: in the sweep's folder, and logged to its parent run)")
+    report.set_defaults(run=_report, sections=sections)
     ui = commands.add_parser("ui", help="open MLflow's pages on this machine's loopback")
     ui.add_argument("name", nargs="?", help="a sweep; default: the home folder's own tracking store")
     ui.add_argument("--port", type=int, default=5000, help="port; the next free one is taken (default: 5000)")
@@ -206,6 +219,16 @@ def _delete(arguments: argparse.Namespace) -> int:
 
     delete_sweep(arguments.name)
     print(f"deleted sweep {arguments.name}")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from sweep.folder import read_sweep
+    from sweep.report import report_again
+
+    read_sweep(arguments.name)
+    more = arguments.sections(arguments.name) if arguments.sections else []
+    print(report_again(arguments.name, arguments.out, more))
     return 0
 
 

@@ -1,17 +1,25 @@
-"""What is written once the budget is spent: figures, the front's filter pages and its table, into MLflow."""
+"""What is written once the budget is spent: figures, the front's filter pages, its table and the report, into MLflow."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import optuna
 from optuna.trial import FrozenTrial
 
+from core.errors import InputError
+from sweep.config import SweepConfig
+from sweep.facts import facts
 from sweep.figures import draw_figures, importances, plain_copy
-from sweep.folder import sweep_folder, trial_folder, write_atomically
-from sweep.results import describe, export_csv, front_table
+from sweep.folder import sweep_folder, tracking_uri, trial_folder, write_atomically
+from sweep.page import Section
+from sweep.report_page import write_sweep_page
+from sweep.results import describe, export_csv, front_table, load
 from sweep.study import own_trials, pareto_trials
+from sweep.tracking import log_to_parent
 
 if TYPE_CHECKING:
     from sweep.driver import Session
@@ -22,13 +30,8 @@ def write_report(session: Session) -> None:
     study, sweep = session.study, session.sweep
     folder = sweep_folder(sweep.name) / "report"
     front = pareto_trials(study, sweep.constraints)
-    copy = plain_copy(study, own_trials(study))
-    if copy.trials:
-        performer = study.user_attrs["baseline"]["performer"]
-        for file in draw_figures(copy, {t.number for t in front}, performer, folder):
-            session.tracker.log_artifact(file)
-        write_atomically(folder / "importance.json", json.dumps(importances(copy), indent=2))
-        session.tracker.log_artifact(folder / "importance.json")
+    for file in _draw(sweep, study, folder):
+        session.tracker.log_artifact(file)
     for trial in front:
         page = _filter_page(session, trial)
         session.tracker.log_artifact(page, trial.number)
@@ -36,8 +39,21 @@ def write_report(session: Session) -> None:
     write_atomically(folder / "pareto.json", json.dumps(describe(sweep.name), indent=2))
     write_atomically(folder / "trials.csv", export_csv(sweep.name))
     write_atomically(folder / "pareto.txt", front_table(study, sweep) + "\n")
-    for name in ("pareto.json", "trials.csv", "pareto.txt"):
+    write_atomically(folder / "facts.json", json.dumps(facts(), indent=2))
+    write_sweep_page(sweep.name)
+    for name in ("pareto.json", "trials.csv", "pareto.txt", "facts.json", "curves.png", "report.html"):
         session.tracker.log_artifact(folder / name)
+
+
+def _draw(sweep: SweepConfig, study: optuna.Study, folder: Path) -> list[Path]:
+    """Draw the figures of the trials that are complete, and write the importances; returns the files."""
+    copy = plain_copy(study, own_trials(study))
+    if not copy.trials:
+        return []
+    front = {t.number for t in pareto_trials(study, sweep.constraints)}
+    files = draw_figures(copy, front, study.user_attrs.get("baseline", {}).get("performer", {}), folder)
+    write_atomically(folder / "importance.json", json.dumps(importances(copy), indent=2))
+    return [*files, folder / "importance.json"]
 
 
 def _filter_page(session: Session, trial: FrozenTrial) -> Path:
@@ -51,4 +67,29 @@ def _filter_page(session: Session, trial: FrozenTrial) -> Path:
 
         config = resolve(trial.params, session.sweep.space, to_mapping(session.sweep.base_config()))
         draw_filters(config, session.cache, folder / "explainer", page)
+    return page
+
+
+def report_again(name: str, out: Path | None = None, more: Sequence[Section] = ()) -> Path:
+    """Draw and write the report of a sweep from its study, finished or not; returns the page.
+
+    Args:
+        out: the HTML file; None: the one in the sweep's folder, which is also logged to its parent run.
+        more: sections below the summary.
+
+    Raises:
+        InputError: if there is no such sweep or it has no study yet, or the file cannot be written.
+    """
+    sweep, study = load(name)
+    if study is None:
+        raise InputError(f"sweep {name}: has no trials yet; start it with `paraphrase sweep resume {name}`")
+    if out is not None and out.is_dir():
+        raise InputError(f"--out {out}: is a folder; name a file, for example {out / 'report.html'}")
+    try:
+        _draw(sweep, study, sweep_folder(name) / "report")
+        page = write_sweep_page(name, out, more)
+    except OSError as error:
+        raise InputError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
+    if out is None:
+        log_to_parent(tracking_uri(sweep), sweep.experiment, name, [page])
     return page
