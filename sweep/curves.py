@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,7 +88,7 @@ def draw_curves(
                 style = {"color": "#000000", "ls": "-"} if name == reference else styles.get(name, {"color": COLOURS[0]})
                 _band(axes, [run[metric] for run in groups[name] if metric in run], label=name, **style)
         if len(rows) > 1:
-            panels[0].set_ylabel(row[-1].replace("_", " "), fontsize=9)
+            panels[0].set_ylabel(fill(row[-1].replace("_", " "), 16), fontsize=8)
     if len(rows) == 1:
         _legend(figure, len(names))
     return _save(figure, out)

@@ -161,4 +161,4 @@ def _facts(folder: Path) -> dict[str, Any]:
         noted = json.loads(file.read_text())
         return noted | {"when": f"As they were when the budget was spent, {noted['time']}."}
     now = facts()
-    return now | {"when": f"The driver has noted none yet, so these are of the process that wrote this page, {now['time']}."}
+    return now | {"when": f"These are of the process that wrote this page, {now['time']}, as the driver has noted none."}
