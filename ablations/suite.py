@@ -17,7 +17,7 @@ from ablations.results import AA, CATEGORY, DIMENSION, PERFORMER, task_configs
 from ablations.statistics import seeds_needed, smallest_p_value
 from core.cache import open_cache
 from core.cli import configuration
-from core.config import Config, from_mapping, set_path, to_mapping
+from core.config import Config, apply_overrides, from_mapping, set_path, to_mapping
 from core.errors import InputError
 from core.metrics import LOWER_IS_BETTER
 from core.performer.weights import load_performer
@@ -26,6 +26,9 @@ from sweep.driver import resume_sweep, run_sweep, say
 from sweep.folder import sweep_folder, sweep_names
 from sweep.results import complete_trials, load, pick
 from sweep.space import resolve
+
+SETTINGS = ("resources", "max_retries", "storage", "tracking_uri", "experiment")
+"""Fields of a sweep that a suite takes as they are."""
 
 ALL = "all"
 """Among categories: the multi-category protocol."""
@@ -39,6 +42,7 @@ def suite_of(
     performers: list[str] | None = None,
     categories: list[str] | None = None,
     aa: bool = False,
+    settings: dict[str, Any] | None = None,
 ) -> SweepConfig:
     """The sweep that runs a suite; builds the feature caches that it needs.
 
@@ -49,6 +53,7 @@ def suite_of(
         performers: architectures, or folders of fitted performers; empty: the base's.
         categories: of the single-category protocol, or `all` for the multi-category one; empty: the base's.
         aa: only the base, against itself with other seeds.
+        settings: fields of the sweep that are the user's own, of `SETTINGS`.
 
     Raises:
         InputError: if the base, a name or the number of seeds is bad.
@@ -62,7 +67,9 @@ def suite_of(
         for path, value in first.items():
             set_path(mapping, path, value)
     base = from_mapping(Config, mapping)
-    sweep = SweepConfig(name=name, base=mapping, objectives={"reconstruction_error": "minimize"}, sampler="grid", space=space)
+    fixed = {"name": name, "base": mapping, "objectives": {"reconstruction_error": "minimize"}, "sampler": "grid"}
+    sweep = from_mapping(SweepConfig, (settings or {}) | fixed)
+    sweep.space = space
     tasks = task_configs(sweep)
     channels = [open_cache(config).meta["channels"] for config in tasks.values()]
     chosen, idle = ({AA: {}}, []) if aa else arms(base, channels, names)
@@ -121,7 +128,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that every ablation script takes."""
     parser.add_argument("config", nargs="?", help="YAML file of the base configuration; default: the menagerie")
-    parser.add_argument("overrides", nargs="*", metavar="path=value", help="fields on top, e.g. train.epochs=5")
+    parser.add_argument("overrides", nargs="*", metavar="path=value", help="fields on top, also resources.concurrency=2")
     parser.add_argument("--from-sweep", metavar="NAME", help="take the base from a trial of a sweep instead")
     parser.add_argument("--trial", default="best", help="its number, or best: the knee of the front (default)")
     parser.add_argument("--name", default="ablations", help="name of the suite (default: ablations)")
@@ -150,18 +157,31 @@ def base_of(arguments: argparse.Namespace) -> Config:
     raise InputError(f"--trial {arguments.trial}: {arguments.from_sweep} has no complete trial of this number; or say best")
 
 
+def _settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The sweep's fields among the overrides, which are taken out of them."""
+    if arguments.config and "=" in arguments.config and not Path(arguments.config).exists():
+        arguments.overrides, arguments.config = [arguments.config, *arguments.overrides], None
+    own = [text for text in arguments.overrides if text.partition("=")[0].partition(".")[0] in SETTINGS]
+    arguments.overrides = [text for text in arguments.overrides if text not in own]
+    mapping: dict[str, Any] = {}
+    apply_overrides(mapping, own)
+    return mapping
+
+
 def run_suite(arguments: argparse.Namespace, names: list[str]) -> int:
     """Run or resume a suite and print its table; returns the exit code."""
     if arguments.resume:
         if arguments.name not in sweep_names() or DIMENSION not in load(arguments.name)[0].space:
             raise InputError(f"--resume: there is no suite {arguments.name}; start it without the flag, or see --name")
-        code = resume_sweep(arguments.name)
+        code = resume_sweep(arguments.name, changes=_settings_of(arguments).get("resources"))
     else:
         if arguments.name in sweep_names():
             raise InputError(f"--name {arguments.name}: exists already; add --resume to go on, or choose another name")
         performers, categories = ([n for n in t.split(",") if n] for t in (arguments.performers, arguments.categories))
+        settings = _settings_of(arguments)
         base = base_of(arguments)
-        code = run_sweep(suite_of(base, arguments.name, arguments.seeds, names, performers, categories, arguments.aa))
+        suite = suite_of(base, arguments.name, arguments.seeds, names, performers, categories, arguments.aa, settings)
+        code = run_sweep(suite)
     if code == 0:
         print(write_suite_report(arguments.name))
         print("lower is better: " + ", ".join(sorted(LOWER_IS_BETTER)))

@@ -116,12 +116,9 @@ def open_cache(config: Config, progress: bool = True) -> FeatureCache:
     """
     from core.cache_build import build_cache
 
-    note = caches() / "index" / f"{_request(config)}.json"
-    if note.exists():
-        remembered = json.loads(note.read_text(encoding="utf-8"))
-        folder = caches() / remembered["key"]
-        if (folder / META).exists() and remembered["stamp"] == _stamp(config, remembered["files"]):
-            return load_cache(folder)
+    if built := built_cache(config):
+        return load_cache(built)
+    note = _note(config)
     folder, files = build_cache(config, progress)
     remembered = {"key": folder.name, "files": files, "stamp": _stamp(config, files)}
     note.parent.mkdir(parents=True, exist_ok=True)
@@ -129,6 +126,21 @@ def open_cache(config: Config, progress: bool = True) -> FeatureCache:
     part.write_text(json.dumps(remembered), encoding="utf-8")
     part.rename(note)
     return load_cache(folder)
+
+
+def built_cache(config: Config) -> Path | None:
+    """The folder of a configuration's cache if it is there and what it was built from has not changed."""
+    note = _note(config)
+    if not note.exists():
+        return None
+    remembered = json.loads(note.read_text(encoding="utf-8"))
+    folder = caches() / remembered["key"]
+    return folder if (folder / META).exists() and remembered["stamp"] == _stamp(config, remembered["files"]) else None
+
+
+def _note(config: Config) -> Path:
+    """Where it is remembered which cache a configuration resolved to."""
+    return caches() / "index" / f"{_request(config)}.json"
 
 
 def _request(config: Config) -> str:

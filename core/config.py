@@ -62,7 +62,7 @@ class DataConfig:
 
 @dataclass
 class FitConfig:
-    epochs: int = bounded(20, low=1)
+    epochs: int = bounded(10, low=1)
     """Passes over the training split."""
     batch_size: int = bounded(64, low=1)
     """Images per step."""
@@ -158,9 +158,9 @@ class LossConfig:
 class TrainConfig:
     epochs: int = bounded(10, low=1)
     """Passes over the training split."""
-    batch_size: int = bounded(64, low=2)
+    batch_size: int = bounded(32, low=2)
     """Images per step and replicate."""
-    learning_rate: float = bounded(3e-3, above=0.0)
+    learning_rate: float = bounded(2e-3, above=0.0)
     """Peak learning rate of the encoder (AdamW, one-cycle)."""
     decoder_learning_rate: float = bounded(1e-3, above=0.0)
     """Peak learning rate of the decoder."""

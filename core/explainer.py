@@ -108,6 +108,16 @@ class Explainer(nn.Module):
         self.norm_ordin = Norm(*norms) if config.norm and self.ordin_width else nn.Identity()
         self.top_maps = nn.Identity()  # a named place for attributions: its output is the last interpretable maps
 
+    def replicate(self, r: int) -> Explainer:
+        """Replicate r as an explainer of its own."""
+        alone = Explainer(self.config, self.shape, self.pool, [0])
+        parts = {}
+        for name, value in self.state_dict().items():
+            stacked = name.startswith("dec") or name == "w_p"  # the others lie side by side along their first dimension
+            parts[name] = value[r : r + 1] if stacked else value.chunk(self.replicates)[r]
+        alone.load_state_dict(parts)
+        return alone
+
     def p(self) -> Tensor | None:
         """(R,) the learned share of the interpretable track; None where a track is absent."""
         return torch.sigmoid(self.w_p) if self.interp_widths and self.ordin_width else None

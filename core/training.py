@@ -6,6 +6,7 @@ waits for the device.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from pathlib import Path
@@ -23,6 +24,19 @@ from core.explainer import Explainer, Explanation, PerformerShape
 from core.losses import filter_loss, reconstruction_loss
 
 CHECKPOINT = "checkpoint.safetensors"
+
+
+LOSS_VECTORS = ("eta", "lambda_f", "kappa", "reconstruction")
+"""Fields of `LossConfig` that may differ between the replicates of one batch."""
+
+
+def batch_key(config: Config) -> str | None:
+    """What configurations must share to train as replicates of one batch; None for one that has replicates of its own."""
+    if config.train.replicates > 1:
+        return None
+    own = {"train.seed", *(f"loss.{name}" for name in LOSS_VECTORS)}
+    shared = {k: v for k, v in flatten(to_mapping(config)).items() if k not in own and not k.startswith("loss.reconstruction.")}
+    return json.dumps(shared, sort_keys=True)
 
 
 class TrainingEnded(RuntimeError):
@@ -45,7 +59,7 @@ class LossWeights(nn.Module):
 
     def __init__(self, config: Config, replicates: int, vectors: dict[str, Tensor] | None = None):
         super().__init__()
-        for name in ("eta", "lambda_f", "kappa", "reconstruction"):
+        for name in LOSS_VECTORS:
             value = torch.as_tensor(getattr(config.loss, name), dtype=torch.float32)
             value = value.expand(replicates, *value.shape).clone()
             if vectors and name in vectors:
@@ -208,16 +222,22 @@ class Training:
             seeds = [s for s, ok in zip(self.seeds, finite, strict=True) if not ok]
             raise TrainingEnded(f"the loss is not finite in epoch {self.epoch + 1} (seed {', '.join(map(str, seeds))})")
 
-    def save_explainer(self, folder: Path) -> None:
-        """Write the explainer alone, for `core.checkpoint.load_explainer`, and a JSON of how it came about."""
+    def save_explainer(self, folder: Path, member: tuple[int, Config] | None = None) -> None:
+        """Write the explainer alone, for `core.checkpoint.load_explainer`, and a JSON of how it came about.
+
+        Args:
+            member: only this replicate, and the configuration that it stands for.
+        """
         described = ("dataset", "categories", "landmarks", "performer", "input_size", "receptive_field", "key")
+        last = self.history[-1] if self.history else {}
+        r, config = member or (0, self.config)
         about = {
-            "config": to_mapping(self.config),
-            "seeds": self.seeds,
-            "metrics": self.history[-1] if self.history else {},
+            "config": to_mapping(config),
+            "seeds": [self.seeds[r]] if member else self.seeds,
+            "metrics": of_replicate(last, r) if member else last,
             "performer": {k: self.cache.meta[k] for k in described},
         }
-        save_explainer(self.explainer, folder, about)
+        save_explainer(self.explainer.replicate(r) if member else self.explainer, folder, about)
 
     def save(self, folder: Path) -> None:
         """Write an exact checkpoint to `folder`, in one rename."""
@@ -227,6 +247,12 @@ class Training:
         about = {"epoch": self.epoch, "history": self.history, "config": to_mapping(self.config), "seeds": self.seeds}
         vectors = {f"weights.{k}": v for k, v in self.weights.state_dict().items()}
         write_tensors(folder / CHECKPOINT, tensors | vectors, about)
+
+    @classmethod
+    def together(cls, configs: list[Config], cache: FeatureCache) -> Training:
+        """Runs of several configurations as one batch, the first one's replicate first; they must agree in `batch_key`."""
+        vectors = {name: torch.tensor([getattr(c.loss, name) for c in configs]) for name in LOSS_VECTORS}
+        return cls(configs[0], cache, vectors, [c.train.seed for c in configs])
 
     @classmethod
     def load(cls, folder: Path, config: Config, cache: FeatureCache) -> Training:
@@ -272,3 +298,11 @@ def over_replicates(metrics: dict[str, Tensor]) -> dict[str, float]:
             entry[f"{name}_se"] = float(values.std() / math.sqrt(len(values)))
             entry |= {f"{name}_r{r}": float(v) for r, v in enumerate(values)}
     return {k: v for k, v in entry.items() if not math.isnan(v)}
+
+
+def of_replicate(entry: dict[str, float], r: int) -> dict[str, float]:
+    """An epoch's entry as replicate r of a batch would have reported it alone; `seconds` is its share of the batch's."""
+    end = f"_r{r}"
+    own = {k.removesuffix(end): v for k, v in entry.items() if k.endswith(end)}
+    count = sum(k.startswith("reconstruction_error_r") for k in entry)
+    return {k: entry[k] for k in ("epoch", "timestamp")} | own | {"seconds": entry["seconds"] / count}

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 
+GPU_BATCH = 8
+"""Trials in a batch on a GPU, unless the sweep says otherwise."""
+
 
 @dataclass
 class Session:
@@ -232,7 +235,8 @@ def _run_trials(session: Session) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
     with cluster(sweep.resources) as available:
         at_once = concurrency(sweep.resources, available, budget(sweep))
-        searcher = StudySearcher(study, sweep, session.tracker, progress, at_once)
+        gpus = gpus_of_trial(sweep.resources, available)
+        searcher = StudySearcher(study, sweep, session.tracker, progress, at_once, _trials_per_batch(sweep, gpus))
         _sigterm_like_sigint()
         try:
             tune.run(
@@ -242,10 +246,7 @@ def _run_trials(session: Session) -> None:
                 scheduler=scheduler,
                 num_samples=-1,
                 storage_path=str(scratch),
-                resources_per_trial={
-                    "cpu": sweep.resources.cpus_per_trial,
-                    "gpu": gpus_of_trial(sweep.resources, available),
-                },
+                resources_per_trial={"cpu": sweep.resources.cpus_per_trial, "gpu": gpus},
                 max_failures=sweep.max_retries,
                 reuse_actors=True,
                 raise_on_failed_trial=False,
@@ -260,6 +261,13 @@ def _run_trials(session: Session) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
     if searcher.failure:
         raise searcher.failure
+
+
+def _trials_per_batch(sweep: SweepConfig, gpus: float) -> int:
+    """Most trials in one batch; early stopping decides on trials one by one, so it has no batches."""
+    if sweep.early_stopping:
+        return 1
+    return sweep.resources.trials_per_batch or (GPU_BATCH if gpus else 1)
 
 
 def _sigterm_like_sigint() -> None:

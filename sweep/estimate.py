@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from typing import Any
@@ -54,30 +53,19 @@ def _fits(sweep: SweepConfig) -> int:
 
 
 def _cost(sweep: SweepConfig, at_once: int) -> str:
+    from core.cache import built_cache, load_cache
+
     config = sweep.base_config()
-    cache = _built_cache(config)
-    if cache is None:
+    folder = built_cache(config)
+    if folder is None:
         return "cost: not known before the cache is there; `paraphrase cache build` makes it"
     threads = max(1, int(sweep.resources.cpus_per_trial))
-    epoch, share = measure_epoch(config, cache, threads)
+    epoch, share = measure_epoch(config, load_cache(folder), threads)
     seconds = budget(sweep) * config.train.epochs * epoch / at_once
     return (
         f"cost: about {duration(seconds)} at most; an epoch of the base configuration takes {epoch:.1f} s with {threads} "
         f"threads (measured on {share:.0%} of the images), a trial has {config.train.epochs}"
     )
-
-
-def _built_cache(config: Config) -> Any:
-    """The configuration's cache if it is there and up to date, else None."""
-    from core import cache as caching
-
-    note = caching.caches() / "index" / f"{caching._request(config)}.json"
-    if not note.exists():
-        return None
-    remembered = json.loads(note.read_text(encoding="utf-8"))
-    folder = caching.caches() / remembered["key"]
-    fresh = (folder / caching.META).exists() and remembered["stamp"] == caching._stamp(config, remembered["files"])
-    return caching.load_cache(folder) if fresh else None
 
 
 def measure_epoch(config: Config, cache: Any, threads: int) -> tuple[float, float]:

@@ -60,6 +60,10 @@ class Progress:
         """A trial runs now."""
         self.running[number] = 0
 
+    def waits(self, number: int) -> None:
+        """A trial that ran waits for its turn again."""
+        self.running.pop(number, None)
+
     def epochs(self, number: int, count: int) -> None:
         """A trial has reported so many more epochs; what a resumed trial brings with it is no speed of ours."""
         if number in self.running:

@@ -9,6 +9,7 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from sweep.config import EarlyStopping
+from sweep.trainable import epochs_of
 
 
 class ResumableASHA(ASHAScheduler):
@@ -46,7 +47,7 @@ class ResumableASHA(ASHAScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         number, epoch = trial.config["number"], result["epoch"]
-        earlier: Iterable[Mapping[str, Any]] = [e for e in result.get("history") or [] if e["epoch"] < epoch]
+        earlier: Iterable[Mapping[str, Any]] = [e for e in epochs_of(result, number) if e["epoch"] < epoch]
         for entry in earlier:
             self._enter(number, entry["epoch"], entry.get(self.metric_name))
         if result.get("ended"):
@@ -56,7 +57,7 @@ class ResumableASHA(ASHAScheduler):
         return action
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        for entry in result.get("history") or []:  # the last step is not shown to on_trial_result
+        for entry in epochs_of(result, trial.config["number"]):  # the last step is not shown to on_trial_result
             self._enter(trial.config["number"], entry["epoch"], entry.get(self.metric_name))
         self._trial_info.pop(trial.trial_id, None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +16,17 @@ from ray.tune.search import Searcher
 from core.config import Config, flatten, to_mapping
 from core.errors import InputError
 from core.home import home
+from core.training import batch_key
 from sweep.config import SweepConfig
 from sweep.folder import trial_folder, write_yaml
 from sweep.progress import Progress
 from sweep.space import resolve, run_name, suggest
 from sweep.study import budget, finished_trials, make_sampler, unfinished_trials, violations
 from sweep.tracking import Tracker
+from sweep.trainable import epochs_of
+
+BATCH = "batch"
+"""User attribute of a trial: numbers of all trials that train as one batch with it."""
 
 
 def last_error(tune_trial: Any) -> str:
@@ -50,24 +56,35 @@ class StudySearcher(Searcher):
         sweep: its configuration.
         tracker: writes to MLflow.
         progress: told of everything that happens.
-        concurrency: most trials at once.
+        concurrency: most trials, or batches of them, at once.
+        batch: most trials that train as one batch; they differ only in their seeds and loss weights.
     """
 
-    def __init__(self, study: optuna.Study, sweep: SweepConfig, tracker: Tracker, progress: Progress, concurrency: int) -> None:
+    def __init__(
+        self,
+        study: optuna.Study,
+        sweep: SweepConfig,
+        tracker: Tracker,
+        progress: Progress,
+        concurrency: int,
+        batch: int = 1,
+    ) -> None:
         super().__init__(metric=None, mode=None)
         self.study, self.sweep, self.tracker, self.progress = study, sweep, tracker, progress
-        self.concurrency = concurrency
+        self.concurrency, self.batch = concurrency, batch
         self.base = to_mapping(sweep.base_config())
         self.waiting = [t.number for t in unfinished_trials(study)]
-        self.live: dict[str, Trial] = {}
+        self.live: dict[str, list[Trial]] = {}
         self.tune_trials: dict[str, Any] = {}
         self.history: dict[int, dict[int, dict[str, Any]]] = {}
         self.failure: BaseException | None = None
         self.finished = len(finished_trials(study))
 
     def suggest(self, trial_id: str) -> Any:
-        if self.failure or self.finished + len(self.live) >= budget(self.sweep):
+        if self.failure:
             return Searcher.FINISHED
+        if not self._room():  # the trials of a batch may yet come back, to begin anew
+            return None if any(len(trials) > 1 for trials in self.live.values()) else Searcher.FINISHED
         if len(self.live) >= self.concurrency:
             return None
         try:
@@ -76,34 +93,90 @@ class StudySearcher(Searcher):
             self.failure = error
             return Searcher.FINISHED
 
+    def _room(self) -> int:
+        """Trials that the budget still has room for."""
+        return budget(self.sweep) - self.finished - sum(map(len, self.live.values()))
+
     def _begin(self, trial_id: str) -> dict[str, Any] | str:
-        trial = self._next_trial()
-        params = suggest(trial, self.sweep.space, self.base)
-        try:
-            config = resolve(params, self.sweep.space, self.base)
-        except InputError as error:  # each value is possible, but not this combination
-            self._begin_record(trial, params, None)
-            self._end(trial, str(error))
+        first = self._next_trial()
+        config = self._resolve(first)
+        if config is None:
             return self.suggest(trial_id)
-        self._begin_record(trial, params, config)
-        self.live[trial_id] = trial
-        self.progress.started(trial.number)
+        members = self._earlier_batch(first)
+        if not members:
+            others = [] if BATCH in first.user_attrs else self._companions(config)
+            members = [(first, config), *others]
+        if len(members) > 1:
+            for trial, _ in members:
+                trial.set_user_attr(BATCH, [t.number for t, _ in members])
+        running = [(t, c) for t, c in members if self.study.get_trials(deepcopy=False)[t.number].state == TrialState.RUNNING]
+        for trial, its_config in running:
+            self._begin_record(trial, trial.params, its_config)
+            self.progress.started(trial.number)
+        self.live[trial_id] = [trial for trial, _ in running]
         return {
-            "number": trial.number,
-            "config": to_mapping(config),
-            "folder": str(trial_folder(self.sweep.name, trial.number)),
+            "number": members[0][0].number,
+            "members": [
+                {"number": t.number, "config": to_mapping(c), "folder": str(trial_folder(self.sweep.name, t.number))}
+                for t, c in members
+            ],
             "home": str(home()),
             "cwd": os.getcwd(),
             "threads": max(1, int(self.sweep.resources.cpus_per_trial)),
         }
 
+    def _resolve(self, trial: Trial) -> Config | None:
+        """A trial's configuration; where its values are possible but not their combination, the trial is ended."""
+        params = suggest(trial, self.sweep.space, self.base)
+        try:
+            return resolve(params, self.sweep.space, self.base)
+        except InputError as error:
+            self._begin_record(trial, params, None)
+            self._end(trial, str(error))
+            return None
+
+    def _earlier_batch(self, first: Trial) -> list[tuple[Trial, Config]]:
+        """The batch that an unfinished trial was in, with those of it that have ended, since its checkpoint holds them all."""
+        trials = self.study.get_trials(deepcopy=False)
+        numbers = trials[first.number].user_attrs.get(BATCH, [])
+        if len(numbers) > 1:
+            self.waiting = [n for n in self.waiting if n not in numbers]
+        found = [Trial(self.study, trials[n]._trial_id) for n in numbers] if len(numbers) > 1 else []
+        return [(t, resolve(t.params, self.sweep.space, self.base)) for t in found]
+
+    def _companions(self, config: Config) -> list[tuple[Trial, Config]]:
+        """Further trials that can train in one batch with this configuration; a trial that cannot waits for its turn.
+
+        A grid is looked through to its end, since its order does not matter; other samplers propose as few as can be.
+        """
+        key, others = batch_key(config), list[tuple[Trial, Config]]()
+        if self.batch == 1 or key is None:
+            return []
+        room = self._room() - 1
+        fresh = room - len(self.waiting) if self.sweep.sampler == "grid" else min(self.batch - 1, room) - len(self.waiting)
+        candidates, self.waiting = self.waiting, []
+        for i in range(len(candidates) + max(0, fresh)):
+            trial = self._reopen(candidates[i]) if i < len(candidates) else self._ask()
+            joins = len(others) < self.batch - 1 and BATCH not in trial.user_attrs
+            other = self._resolve(trial) if joins else None
+            if joins and other is None:
+                continue
+            if other is not None and batch_key(other) == key:
+                others.append((trial, other))
+            else:
+                self.waiting.append(trial.number)
+        return others
+
     def _next_trial(self) -> Trial:
-        if self.waiting:
-            number = self.waiting.pop(0)
-            self.study.sampler = make_sampler(self.sweep, number)
-            frozen = self.study.get_trials(deepcopy=False)[number]
-            if frozen.state == TrialState.RUNNING:
-                return Trial(self.study, frozen._trial_id)
+        return self._reopen(self.waiting.pop(0)) if self.waiting else self._ask()
+
+    def _reopen(self, number: int) -> Trial:
+        """An unfinished trial; one that waited in the queue of a killed driver is asked for anew."""
+        self.study.sampler = make_sampler(self.sweep, number)
+        frozen = self.study.get_trials(deepcopy=False)[number]
+        return Trial(self.study, frozen._trial_id) if frozen.state == TrialState.RUNNING else self.study.ask()
+
+    def _ask(self) -> Trial:
         self.study.sampler = make_sampler(self.sweep, len(self.study.get_trials(deepcopy=False)))
         return self.study.ask()
 
@@ -132,29 +205,43 @@ class StudySearcher(Searcher):
         return tags
 
     def _note(self, trial: Trial, result: Mapping[str, Any]) -> None:
-        new = [e for e in result.get("history") or [] if e["epoch"] not in self.history[trial.number]]
+        new = [e for e in epochs_of(result, trial.number) if e["epoch"] not in self.history[trial.number]]
         self.history[trial.number] |= {e["epoch"]: e for e in new}
         self.tracker.log(trial.number, new)
         self.progress.epochs(trial.number, len(new))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self._note(self.live[trial_id], result)
+        for trial in self.live[trial_id]:
+            self._note(trial, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if self.failure or trial_id not in self.live:
             return
-        trial = self.live[trial_id]
+        trials = self.live[trial_id]
         try:  # Ray Tune would log what is raised here and go on
-            if result:
-                self._note(trial, result)
-            if error:
+            ended = (result or {}).get("ended")
+            for trial in trials:
+                self._note(trial, result or {})
+            if ended and len(trials) > 1:
+                self._separate(trials)
+            elif error:
                 why = last_error(self.tune_trials.get(trial_id))
-                self._end(trial, f"failed {self.sweep.max_retries + 1} times, the last time: {why}")
-            else:
-                self._end(trial, (result or {}).get("ended"))
+                ended = f"failed {self.sweep.max_retries + 1} times, the last time: {why}"
+            for trial in list(trials):
+                self._end(trial, ended)
+                trials.remove(trial)
             del self.live[trial_id]
         except Exception as failure:
             self.failure = failure
+
+    def _separate(self, trials: list[Trial]) -> None:
+        """Let the trials of a batch that cannot go on begin anew, each alone, since it may be the fault of one; in place."""
+        for trial in trials:
+            trial.set_user_attr(BATCH, [trial.number])
+            shutil.rmtree(trial_folder(self.sweep.name, trial.number) / "checkpoint", ignore_errors=True)
+            self.progress.waits(trial.number)
+            self.waiting.append(trial.number)
+        trials.clear()
 
     def _end(self, trial: Trial, reason: str | None) -> None:
         """Write a trial's end everywhere; `reason` is given for a failed one."""

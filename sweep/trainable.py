@@ -1,22 +1,29 @@
-"""One trial as a Ray Tune trainable: one step is one epoch, saved before it is reported."""
+"""Trials as a Ray Tune trainable: one step is one epoch, saved before it is reported."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 
-class ExplainerTrial(tune.Trainable):
-    """Trains one explainer. Its state is the checkpoint folder alone, so any process can go on with it.
+def epochs_of(result: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
+    """The epochs that a step's result reports of a trial."""
+    return next((entries for n, entries in result.get("history") or [] if n == number), [])
 
-    Its configuration: `number` of the trial, `config` (the resolved configuration as plain data), `folder` of the
-    trial, `home`, `cwd` of the driver, and `threads`. A step returns `epoch` (counted by the training), `history`
-    (every epoch that this process has not reported yet), the metrics of the last epoch, `done`, and `ended` with a
-    reason if the training cannot go on. The first step after a resume trains nothing: it reports what was there, so
-    that whoever records can fill gaps and a scheduler can decide again.
+
+class ExplainerTrial(tune.Trainable):
+    """Trains one explainer, or several as one batch. Its state is the checkpoint folder alone, so any process can go on.
+
+    Its configuration: `number` of the first trial, `members` (of each trial its `number`, its resolved `config` as plain data
+    and its `folder`; the checkpoint lies in the first one's), `home`, `cwd` of the driver, and `threads`. A step returns
+    `epoch` (counted by the training), `history` (pairs of a trial's number and every epoch that this process has not reported
+    yet; Ray Tune would flatten a mapping), for a single trial the metrics of the last epoch, `done`, and `ended` with a reason
+    if the training cannot go on. The first step after a resume trains nothing: it reports what was there, so that whoever
+    records can fill gaps and a scheduler can decide again.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -34,6 +41,7 @@ class ExplainerTrial(tune.Trainable):
             os.chdir(config["cwd"])
         torch.set_num_threads(config["threads"])
         self.settings = config
+        self.members: list[dict[str, Any]] = config["members"]
         self.training: Any = None
         self.reported = 0
 
@@ -43,37 +51,47 @@ class ExplainerTrial(tune.Trainable):
         from core.config import Config, from_mapping
         from core.training import Training
 
-        config = from_mapping(Config, self.settings["config"])
+        self.configs = [from_mapping(Config, member["config"]) for member in self.members]
+        config = self.configs[0]
         sections = (config.data, config.performer, config.cache)
         if getattr(self, "cache_of", None) != sections:
             self.cache, self.cache_of = open_cache(config, progress=False), sections
-        checkpoint = Path(self.settings["folder"]) / "checkpoint"
-        if checkpoint.exists():
-            self.training = Training.load(checkpoint, config, self.cache)
+        if self._checkpoint().exists():
+            self.training = Training.load(self._checkpoint(), config, self.cache)
+        elif len(self.configs) > 1:
+            self.training = Training.together(self.configs, self.cache)
         else:
             self.training = Training(config, self.cache)
+
+    def _checkpoint(self) -> Path:
+        return Path(self.members[0]["folder"]) / "checkpoint"
 
     def step(self) -> dict[str, Any]:
         from core.errors import InputError
         from core.training import TrainingEnded
 
-        folder = Path(self.settings["folder"])
         try:
             if self.training is None:
                 self._open()
             if self.training.epoch == self.reported and not self.training.finished:
                 self.training.run_epoch()
-                self.training.save(folder / "checkpoint")
+                self.training.save(self._checkpoint())
         except (TrainingEnded, InputError) as error:
             return self._result() | {"ended": str(error), "done": True}
         if self.training.finished:
-            self.training.save_explainer(folder / "explainer")
+            for r, (member, config) in enumerate(zip(self.members, self.configs, strict=True)):
+                alone = None if len(self.members) == 1 else (r, config)
+                self.training.save_explainer(Path(member["folder"]) / "explainer", alone)
         return self._result()
 
     def _result(self) -> dict[str, Any]:
+        from core.training import of_replicate
+
         if self.training is None:
             return {"epoch": 0, "history": [], "done": True}
         new = [entry for entry in self.training.history if entry["epoch"] > self.reported]
         self.reported = self.training.epoch
-        last = self.training.history[-1] if self.training.history else {}
-        return last | {"epoch": self.training.epoch, "history": new, "done": self.training.finished}
+        single = len(self.members) == 1
+        history = [(m["number"], new if single else [of_replicate(e, r) for e in new]) for r, m in enumerate(self.members)]
+        last = self.training.history[-1] if single and self.training.history else {}
+        return last | {"epoch": self.training.epoch, "history": history, "done": self.training.finished}

@@ -9,9 +9,11 @@ ROOT = Path(__file__).parents[2]
 BLOCK = """
 import importlib, pathlib, sys
 
+BLOCKED = {"ray", "optuna", "mlflow", "sweep", "ablations", "scipy", "plotly", "matplotlib", "captum", "jinja2"}
+
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"ray", "optuna", "mlflow", "sweep", "ablations", "scipy", "plotly", "matplotlib", "captum", "jinja2"}:
+        if name.split(".")[0] in BLOCKED:
             raise ImportError(f"core must not import {name}")
 
 sys.meta_path.insert(0, Block())

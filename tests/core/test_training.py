@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import json
 import math
 from pathlib import Path
 
@@ -8,10 +10,11 @@ import pytest
 import torch
 
 from core.cache import FeatureCache
-from core.config import Config
+from core.checkpoint import load_explainer
+from core.config import Config, load_config, to_mapping
 from core.errors import InputError
 from core.evaluation import baseline
-from core.training import CHECKPOINT, Training, TrainingEnded
+from core.training import CHECKPOINT, Training, TrainingEnded, batch_key, of_replicate
 
 
 def configured(config: Config, **train) -> Config:
@@ -140,3 +143,41 @@ def test_baseline_has_the_performer_and_both_controls(tiny_cache: FeatureCache) 
     assert rows["centre"]["part_tracking"] == 0.0
     assert rows["performer"]["accuracy"] == tiny_cache.meta["performer_accuracy"]
     assert rows["random"]["location_instability"] > 0
+
+
+def test_configurations_that_share_a_batch_train_as_they_would_alone(
+    tiny: Config, tiny_cache: FeatureCache, tmp_path: Path
+) -> None:
+    def arm(seed: int, **loss: float) -> Config:
+        config = configured(tiny, seed=seed)
+        config.explainer = dataclasses.replace(config.explainer, interp_widths=[8, 8], ordin_width=8)
+        config.loss = dataclasses.replace(config.loss, **loss)
+        return config
+
+    arms = [arm(3), arm(3, lambda_f=0.0), arm(5, eta=0.0, kappa=4.0)]
+    assert len({batch_key(a) for a in arms}) == 1
+    together = Training.together(arms, tiny_cache)
+    while not together.finished:
+        together.run_epoch()
+    for r, config in enumerate(arms):
+        alone = Training(config, tiny_cache)
+        while not alone.finished:
+            alone.run_epoch()
+        mine = of_replicate(together.history[-1], r)
+        assert mine.keys() == alone.history[-1].keys()
+        for key in ("p", "reconstruction_error", "loss_filter", "mutual_information"):
+            assert mine[key] == pytest.approx(alone.history[-1][key], rel=1e-3, abs=1e-4), (r, key)
+        together.save_explainer(tmp_path / str(r), (r, config))
+        feature = tiny_cache.test.features[:8].permute(0, 3, 1, 2).float()
+        saved, own = load_explainer(tmp_path / str(r)), alone.explainer.eval()
+        with torch.no_grad():
+            assert torch.allclose(saved(feature).outputs[1], own(feature).outputs[1], rtol=1e-2, atol=1e-2)
+        assert json.loads((tmp_path / str(r) / "explainer.json").read_text())["config"] == to_mapping(config)
+
+
+def test_only_seeds_and_loss_weights_may_differ_within_a_batch() -> None:
+    base = Config()
+    assert batch_key(load_config(None, ["train.seed=9", "loss.reconstruction=[1.0,2.0]"])) == batch_key(base)
+    for change in ("explainer.mask=peak", "train.learning_rate=1e-4", "loss.template_beta=2", "explainer.ordin_width=null"):
+        assert batch_key(load_config(None, [change])) != batch_key(base)
+    assert batch_key(load_config(None, ["train.replicates=2"])) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -171,3 +172,54 @@ def test_bad_data_leaves_nothing_behind(home: Path, tmp_path: Path) -> None:
     ran = paraphrase("sweep", "run", str(file))
     assert ran.returncode == 2 and len(ran.stderr.strip().splitlines()) == 1
     assert not (home / "sweeps" / "bad").exists()
+
+
+def arms_sweep(folder: Path, name: str, **resources: Any) -> Path:
+    """A grid of loss weights and seeds, of which those with one mask can share a batch."""
+    space = {
+        "loss.lambda_f": {"type": "categorical", "choices": [0.0, 3.0]},
+        "explainer.mask": {"type": "categorical", "choices": ["none", "peak"]},
+        "train.seed": {"type": "int", "low": 0, "high": 1},
+    }
+    return write(folder, name, space=space, sampler="grid", trials=8, resources=resources)
+
+
+def metrics_by_params(name: str) -> dict[str, dict[str, float]]:
+    rows = csv.DictReader(paraphrase("sweep", "export", name).stdout.splitlines())
+    keys = ("loss.lambda_f", "explainer.mask", "train.seed")
+    wanted = ("location_instability", "p", "reconstruction_error", "fidelity", "mutual_information")
+    return {" ".join(row[k] for k in keys): {m: float(row[m]) for m in wanted} for row in rows}
+
+
+def test_trials_that_share_a_batch_end_as_trials_of_their_own(home: Path, tmp_path: Path) -> None:
+    for name, size in (("alone", 1), ("batched", 4)):
+        ran = paraphrase("sweep", "run", str(arms_sweep(tmp_path, name, trials_per_batch=size)))
+        assert ran.returncode == 0, ran.stderr
+        check_record(home, name, 8)
+    alone, batched = metrics_by_params("alone"), metrics_by_params("batched")
+    assert alone.keys() == batched.keys() and len(alone) == 8
+    for params, metrics in alone.items():
+        assert batched[params] == pytest.approx(metrics, rel=2e-2, abs=5e-3), params
+    checkpoints = list((home / "sweeps" / "batched" / "trials").glob("*/checkpoint"))
+    assert len(checkpoints) == 2  # the eight trials were two batches of four
+
+
+def test_a_killed_driver_goes_on_with_its_batches(home: Path, tmp_path: Path) -> None:
+    file = arms_sweep(tmp_path, "batches", trials_per_batch=4)
+    epochs = 12
+    driver = subprocess.Popen(command("sweep", "run", str(file), f"base.train.epochs={epochs}"), stderr=subprocess.DEVNULL)
+    until(lambda: list((home / "sweeps" / "batches" / "trials").glob("*/checkpoint/*.safetensors")), driver)
+    driver.kill()
+    driver.wait()
+    resumed = paraphrase("sweep", "resume", "batches")
+    assert resumed.returncode == 0, resumed.stderr
+    check_record(home, "batches", 8, epochs)
+
+
+def test_a_trial_that_cannot_go_on_does_not_take_its_batch_with_it(home: Path, tmp_path: Path) -> None:
+    space = {"loss.eta": {"type": "categorical", "choices": [0.3, 1e39, 1.0]}}
+    file = write(tmp_path, "one-bad", space=space, sampler="grid", trials=3, resources={"trials_per_batch": 3})
+    ran = paraphrase("sweep", "run", str(file))
+    assert ran.returncode == 0, ran.stderr
+    shown = check_record(home, "one-bad", 3)
+    assert shown["trials"]["complete"] == 2 and shown["trials"]["failed"] == 1

@@ -16,7 +16,7 @@ def run(scheduler: ResumableASHA, number: int, start: int = 0) -> int:
     history = [{"epoch": i + 1, "p": v} for i, v in enumerate(CURVES[number])]
     for epoch in range(max(start, 1), len(history) + 1):
         new = history[:epoch] if epoch == max(start, 1) else history[epoch - 1 : epoch]
-        result = {"epoch": epoch, "p": history[epoch - 1]["p"], "history": new}
+        result = {"epoch": epoch, "p": history[epoch - 1]["p"], "history": [(number, new)]}
         if epoch == len(history):
             scheduler.on_trial_complete(None, trial, result)
             return epoch
@@ -55,4 +55,4 @@ def test_missing_metric_stops_nothing() -> None:
     scheduler = ResumableASHA(SETTINGS, 4)
     trial = SimpleNamespace(trial_id="a", config={"number": 0})
     scheduler.on_trial_add(None, trial)
-    assert scheduler.on_trial_result(None, trial, {"epoch": 1, "history": [{"epoch": 1}]}) == "CONTINUE"
+    assert scheduler.on_trial_result(None, trial, {"epoch": 1, "history": [(0, [{"epoch": 1}])]}) == "CONTINUE"
