@@ -45,6 +45,10 @@ def _mean_mask(config: Config, channels: int) -> Changes:
     return {"explainer.mask": "mean"} if config.explainer.mask == "peak" else {}
 
 
+def _masked_filter_loss(config: Config, channels: int) -> Changes:
+    return {} if config.explainer.mask == "none" else {"loss.filter_maps": "masked"}
+
+
 def _neither(config: Config, channels: int) -> Changes:
     return {"loss.lambda_f": 0.0, "explainer.mask": "none"}
 
@@ -65,6 +69,7 @@ ABLATIONS: dict[str, Ablation] = {
     "random_decoder": Ablation("decoder not from the performer", lambda c, n: {"explainer.decoder_init": "kaiming"}),
     "half_widths": Ablation("half track widths", lambda c, n: _scaled(c, n, 0.5)),
     "double_widths": Ablation("double track widths", lambda c, n: _scaled(c, n, 2.0)),
+    "masked_filter_loss": Ablation("filter loss behind the masks", _masked_filter_loss),
     "with_masks": Ablation("with peak masks", lambda c, n: {"explainer.mask": "peak"}),
 }
 """Name -> ablation, in the order of tables."""

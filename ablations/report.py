@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from io import StringIO
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ablations import tables as paper_tables
 from ablations.arms import BASE
 from ablations.figures import draw_forests, draw_shares
 from ablations.pages import draw_pages
-from ablations.results import HEADER, comparisons, rows_of, runs_by_arm
+from ablations.results import DIMENSION, HEADER, comparisons, rows_of, runs_by_arm
 from ablations.statistics import Comparison
 from core.metrics import LOWER_IS_BETTER
 from core.tables import latex_table, markdown_table, text_table
@@ -36,20 +36,48 @@ SEVERAL = (
 
 
 def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
     if isinstance(value, float):
         return "-" if math.isnan(value) else f"{value:.4f}"
     return str(value)
 
 
+class Written(NamedTuple):
+    """What a suite has beyond a sweep."""
+
+    text: str
+    """The table of comparisons; of the base's metrics where there is no other arm."""
+    files: list[Path]
+    """Tables and figures, in the report folder."""
+    sections: list[Section]
+    """Of the report."""
+
+
 def write_suite_report(name: str) -> str:
     """Write a suite's tables, figures and page into its folder and MLflow; returns the table of comparisons as text."""
+    written = write_tables(name)
+    page = write_sweep_page(name, more=written.sections)
+    sweep, _ = load(name)
+    log_to_parent(tracking_uri(sweep), sweep.experiment, name, [*written.files, page])
+    return written.text
+
+
+def sections_of(name: str) -> list[Section]:
+    """What a suite's report has beyond a sweep's; nothing for a sweep."""
+    return write_tables(name).sections if DIMENSION in load(name)[0].space else []
+
+
+def write_tables(name: str) -> Written:
+    """Write a suite's tables and figures into its folder, for whatever runs are complete."""
     table = comparisons(name)
     rows = rows_of(table)
     folder = sweep_folder(name) / "report"
     cells = [HEADER, *([_cell(v) for v in row] for row in rows)]
     out = StringIO()
     csv.writer(out, lineterminator="\n").writerows([HEADER, *rows])
-    measured = paper_tables.measure(name) if any(runs_by_arm(name).get(BASE, {}).values()) else []
+    runs = runs_by_arm(name).get(BASE, {})
+    measured = paper_tables.measure(name) if any(runs.values()) else []
     texts = {
         "ablations.txt": text_table(cells) + "\n",
         "ablations.csv": out.getvalue(),
@@ -63,20 +91,26 @@ def write_suite_report(name: str) -> str:
     for file, content in texts.items():
         write_atomically(folder / file, content)
     files = [folder / file for file in texts]
-    sections = [_tables_section(measured, draw_shares(measured, folder / "p.png"))]
+    shares = draw_shares(measured, folder / "p.png")
+    sections = [_tables_section(measured, shares)]
+    files += [shares] if shares else []
     if table:
         forests = draw_forests(table, folder / "ablations.png")
         pages = draw_pages(name, folder / "pages")
-        sections = [_comparison_section(table, rows, forests), *sections, _pages_section(pages)]
+        sections = [_comparison_section(table, rows, forests, several=len(runs) > 1), *sections, _pages_section(pages)]
         files += [forests, *pages.values()]
-    files.append(write_sweep_page(name, more=[s for s in sections if s.tables or s.figures]))
-    sweep, _ = load(name)
-    log_to_parent(tracking_uri(sweep), sweep.experiment, name, files)
-    return texts["ablations.txt"] if table else texts["tables.txt"]
+    text = texts["ablations.txt"] if table else texts["tables.txt"]
+    return Written(text, files, [s for s in sections if s.tables or s.figures])
 
 
-def _comparison_section(table: Mapping[str, Mapping[str, Comparison | None]], rows: list[list[Any]], forests: Path) -> Section:
-    """A table for each metric, and the forest plots."""
+def _comparison_section(
+    table: Mapping[str, Mapping[str, Comparison | None]], rows: list[list[Any]], forests: Path, several: bool
+) -> Section:
+    """A table for each metric, and the forest plots.
+
+    Args:
+        several: whether there are several performers or categories.
+    """
     found = []
     for metric, some in groupby(rows, key=lambda row: row[0]):
         better = "lower" if metric in LOWER_IS_BETTER else "higher"
@@ -84,7 +118,9 @@ def _comparison_section(table: Mapping[str, Mapping[str, Comparison | None]], ro
         found.append(Table(HEADER[1:], [[row[1].replace("_", " "), *map(_cell, row[2:])] for row in some], caption))
     alt = f"Forest plots of {len(table)} metrics: each arm's difference from the base; its numbers are in the tables above."
     caption = "Green: better than the base over the whole interval; red: worse; grey: the interval holds 0."
-    return Section("Each ingredient against the base", [METHOD, SEVERAL], found, [Figure(forests, alt, caption)])
+    return Section(
+        "Each ingredient against the base", [METHOD, *([SEVERAL] if several else [])], found, [Figure(forests, alt, caption)]
+    )
 
 
 def _tables_section(cells: list[paper_tables.Cell], shares: Path | None) -> Section:

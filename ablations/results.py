@@ -120,13 +120,13 @@ HEADER = ["metric", "arm", "pairs", "base", "arm mean", "difference", "low", "hi
 
 
 def rows_of(table: Mapping[str, Mapping[str, Comparison | None]]) -> list[list[Any]]:
-    """A row for each metric and arm; p-values are corrected over the arms of a metric."""
+    """A row for each metric and arm; p-values are corrected over the arms of a metric. None: not defined."""
     rows: list[list[Any]] = []
     for metric, row in table.items():
         corrected = holm([c.p_value if c else math.nan for c in row.values()])
         for (arm, c), p in zip(row.items(), corrected, strict=True):
             if c is None:
-                rows.append([metric, arm, 0, *["not defined"] * 8])
+                rows.append([metric, arm, 0, None, None, "not defined", *[None] * 5])
             else:
                 rows.append([metric, arm, c.pairs, c.base, c.arm, c.difference, c.low, c.high, c.p_value, p, c.effect_size])
     return rows

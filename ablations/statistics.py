@@ -95,11 +95,14 @@ def interval(runs: Runs, seed: int = 0, statistic: Callable[..., np.ndarray] = _
         return math.nan, math.nan
     if all(np.ptp(r) == 0 for r in runs):
         return float(statistic(*runs)), float(statistic(*runs))
-    with warnings.catch_warnings():  # SciPy says where BCa falls back on few, nearly equal values
-        warnings.simplefilter("ignore")
-        found = stats.bootstrap(
-            tuple(runs), statistic, n_resamples=RESAMPLES, method="BCa", vectorized=True, rng=np.random.default_rng(seed)
-        ).confidence_interval
+    for method in ("BCa", "percentile"):  # BCa is not defined where all jackknifed values are equal
+        with warnings.catch_warnings():  # which SciPy warns of
+            warnings.simplefilter("ignore")
+            found = stats.bootstrap(
+                tuple(runs), statistic, n_resamples=RESAMPLES, method=method, vectorized=True, rng=np.random.default_rng(seed)
+            ).confidence_interval
+        if math.isfinite(found.low) and math.isfinite(found.high):
+            break
     return float(found.low), float(found.high)
 
 
@@ -123,12 +126,12 @@ def sign_flip_test(difference: Runs, seed: int = 0) -> float:
 
 
 def effect_size(difference: Runs) -> float:
-    """Hedges-corrected d_z: mean of all paired differences over their pooled standard deviation within tasks."""
+    """Hedges-corrected d_z: `centre` of all paired differences over their pooled standard deviation within tasks."""
     freedom = sum(len(d) - 1 for d in difference)
     squares = sum(float(np.square(d - np.mean(d)).sum()) for d in difference)
     if freedom < 1 or squares == 0:
         return math.nan
-    return float((1 - 3 / (4 * freedom - 1)) * np.concatenate(list(difference)).mean() / math.sqrt(squares / freedom))
+    return float((1 - 3 / (4 * freedom - 1)) * centre(difference) / math.sqrt(squares / freedom))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

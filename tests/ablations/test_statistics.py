@@ -74,6 +74,11 @@ def test_comparison_is_of_arm_minus_base() -> None:
         compare([base], [np.array([1.0, math.nan, 1.0, 1.0])])
 
 
+def test_an_interval_is_given_where_hardly_any_run_differs() -> None:
+    low, high = interval([np.array([0.0, 0.0]), np.array([0.0, 0.0]), np.array([0.0, 1.0])])
+    assert low <= 0.0 <= high and math.isfinite(low) and math.isfinite(high)
+
+
 def test_equal_differences_have_no_spread() -> None:
     assert interval([np.full(5, 0.25)]) == (0.25, 0.25)
     assert math.isnan(effect_size([np.full(5, 0.25)]))
@@ -95,7 +100,7 @@ def test_several_tasks_are_compared_by_their_interquartile_mean() -> None:
     differences = [a - b for a, b in zip(arm, base, strict=True)]
     assert found.difference == pytest.approx(iqm(np.concatenate(differences)))
     pooled = math.sqrt(sum(((d - d.mean()) ** 2).sum() for d in differences) / 12)
-    assert found.effect_size == pytest.approx((1 - 3 / 47) * np.concatenate(differences).mean() / pooled)
+    assert found.effect_size == pytest.approx((1 - 3 / 47) * iqm(np.concatenate(differences)) / pooled)
 
 
 def test_tasks_are_strata_of_the_interval() -> None:
