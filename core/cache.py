@@ -160,16 +160,25 @@ def _stamp(config: Config, files: list[str]) -> str:
     return digest.hexdigest()
 
 
+def read_meta(folder: Path) -> dict[str, Any]:
+    """What a finished cache was built from.
+
+    Raises:
+        InputError: if that cannot be read.
+    """
+    try:
+        return json.loads((folder / META).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(f"{folder / META}: is not there or not JSON; remove the cache and build it again") from None
+
+
 def load_cache(folder: Path) -> FeatureCache:
     """Open a finished cache.
 
     Raises:
         InputError: names the file that is missing or cut short.
     """
-    try:
-        meta = json.loads((folder / META).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise InputError(f"{folder / META}: is not there or not JSON; remove the cache and build it again") from None
+    meta = read_meta(folder)
     for name, about in meta["files"].items():
         size = (folder / name).stat().st_size if (folder / name).exists() else None
         if size != about["bytes"]:

@@ -80,18 +80,23 @@ def draw_side_by_side(config: Config, cache: FeatureCache, explainers: Mapping[s
         explainers: title -> folder, for each of the two.
         out: the PNG file.
     """
-    (left_title, left), (right_title, right) = ((t, _view_explainer(f, cache)) for t, f in explainers.items())
+    left, right = (_view_explainer(folder, cache) for folder in explainers.values())
+    sides = dict(zip(explainers, pair_up(left, right, cache), strict=True))
+    return _draw(sides, load_dataset(config.data).test, cache.meta, Path(out))
+
+
+def pair_up(left: Viewed, right: Viewed, cache: FeatureCache) -> tuple[list[Shown], list[Shown]]:
+    """The rows of a side-by-side page: of each pair of filters, what both do on the images that fire both most."""
     filters = _best_filters(left)
     same = left.peaks.values.shape == right.peaks.values.shape
-    pairs = [(f, f) for f in filters] if same else list(zip(filters, _best_filters(right), strict=False))
-    sides: dict[str, list[Shown]] = {left_title: [], right_title: []}
-    for f, g in pairs:
+    rows: tuple[list[Shown], list[Shown]] = ([], [])
+    for f, g in zip(filters, filters if same else _best_filters(right), strict=False):
         strengths = [view.peaks.values[:, i].float() for view, i in ((left, f), (right, g))]
         both = torch.stack([s / s.max().clamp(min=1e-12) for s in strengths]).sum(0)
         images = _strongest(both, _candidates(left, f, cache))
-        sides[left_title].append(_show(left, f, images, cache))
-        sides[right_title].append(_show(right, g, images, cache))
-    return _draw(sides, load_dataset(config.data).test, cache.meta, Path(out))
+        rows[0].append(_show(left, f, images, cache))
+        rows[1].append(_show(right, g, images, cache))
+    return rows
 
 
 def _view_explainer(folder: str | Path, cache: FeatureCache) -> Viewed:

@@ -31,7 +31,7 @@ from sweep.study import (
     study_exists,
     warm_start,
 )
-from sweep.tracking import Tracker, open_client, open_experiment
+from sweep.tracking import Tracker, hash_tags, open_client, open_experiment
 
 if TYPE_CHECKING:
     from core.cache import FeatureCache
@@ -171,9 +171,7 @@ def _open_tracker(sweep: SweepConfig, cache: FeatureCache) -> Tracker:
     experiment = open_experiment(client, sweep.experiment, artifacts)
     base = sweep.base_config()
     tags = {
-        "data_hash": cache.meta["dataset_fingerprint"],
-        "performer_hash": cache.meta["performer_fingerprint"],
-        "cache_key": cache.meta["key"],
+        **hash_tags(cache.meta),
         "code_version": code_version(),
         "objectives": ", ".join(f"{m} {d}" for m, d in sweep.objectives.items()),
         "sampler": sweep.sampler,

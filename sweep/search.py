@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -13,6 +14,7 @@ import optuna
 from optuna.trial import Trial, TrialState
 from ray.tune.search import Searcher
 
+from core.cache import built_cache, read_meta
 from core.config import Config, flatten, to_mapping
 from core.errors import InputError
 from core.home import home
@@ -22,7 +24,7 @@ from sweep.folder import trial_folder, write_yaml
 from sweep.progress import Progress
 from sweep.space import resolve, run_name, suggest
 from sweep.study import budget, finished_trials, make_sampler, unfinished_trials, violations
-from sweep.tracking import Tracker
+from sweep.tracking import Tracker, hash_tags
 from sweep.trainable import epochs_of
 
 BATCH = "batch"
@@ -77,6 +79,7 @@ class StudySearcher(Searcher):
         self.live: dict[str, list[Trial]] = {}
         self.tune_trials: dict[str, Any] = {}
         self.history: dict[int, dict[int, dict[str, Any]]] = {}
+        self.made_of: dict[str, dict[str, str]] = {}
         self.failure: BaseException | None = None
         self.finished = len(finished_trials(study))
 
@@ -197,12 +200,21 @@ class StudySearcher(Searcher):
             "category": config.data.single_category or "all",
             "seed": str(config.train.seed),
         }
+        tags |= self._made_of(config)
         for path, dimension in self.sweep.space.items():
             if dimension.type == "preset" and path in params:
                 tags[path] = str(params[path])
                 if {} in dimension.presets.values():  # a preset that changes nothing is the base of the others
                     tags["arm"] = "ablated" if dimension.presets[params[path]] else "base"
         return tags
+
+    def _made_of(self, config: Config) -> dict[str, str]:
+        """Hashes of data and performer, where they are not the base's and their cache is there."""
+        sections = json.dumps([to_mapping(c) for c in (config.data, config.performer, config.cache)], sort_keys=True)
+        if sections not in self.made_of:
+            folder = built_cache(config)
+            self.made_of[sections] = hash_tags(read_meta(folder)) if folder else {}
+        return self.made_of[sections]
 
     def _note(self, trial: Trial, result: Mapping[str, Any]) -> None:
         new = [e for e in epochs_of(result, trial.number) if e["epoch"] not in self.history[trial.number]]

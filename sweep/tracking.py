@@ -241,6 +241,15 @@ class Tracker:
         self.client.set_terminated(self.parent, status=status)
 
 
+def hash_tags(meta: Mapping[str, Any]) -> dict[str, str]:
+    """Tags that say what a feature cache was built from."""
+    return {
+        "data_hash": meta["dataset_fingerprint"],
+        "performer_hash": meta["performer_fingerprint"],
+        "cache_key": meta["key"],
+    }
+
+
 def log_to_parent(uri: str, experiment: str, study: str, files: Iterable[Path]) -> None:
     """Copy files to the parent run of a finished sweep."""
     client = open_client(uri)
