@@ -137,7 +137,7 @@ class ExplainerConfig:
 class LossConfig:
     reconstruction: list[float] = bounded([1.0, 1.0], low=0.0)
     """lambda_l: weights of the reconstruction loss of fc-dec-1 and fc-dec-2."""
-    eta: float = bounded(2.0, low=0.0)
+    eta: float = bounded(1.4, low=0.0)
     """Weight of -log p."""
     lambda_f: float = bounded(3.0, low=0.0)
     """Weight of the filter loss."""
