@@ -75,6 +75,13 @@ ABLATIONS: dict[str, Ablation] = {
 """Name -> ablation, in the order of tables."""
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Raises InputError on a name that is no ablation's and not `base`."""
+    for name in names:
+        if name not in ABLATIONS and name != BASE:
+            raise InputError(f"--ablations {name}: unknown ablation; allowed are {', '.join([BASE, *ABLATIONS])}")
+
+
 def arms(base: Config, channels: Sequence[int], names: Sequence[str]) -> tuple[dict[str, Changes], list[str]]:
     """The arms of a suite, the base first.
 
@@ -89,9 +96,7 @@ def arms(base: Config, channels: Sequence[int], names: Sequence[str]) -> tuple[d
     Raises:
         InputError: on an unknown name, where no arm remains, or where performers would need different changes.
     """
-    for name in names:
-        if name not in ABLATIONS and name != BASE:
-            raise InputError(f"--ablations {name}: unknown ablation; allowed are {', '.join([BASE, *ABLATIONS])}")
+    check_names(names)
     chosen: dict[str, Changes] = {BASE: {}}
     idle: list[str] = []
     seen = [flatten(_resolved_widths(base, channels[0]))]

@@ -22,7 +22,7 @@ from sweep.folder import sweep_folder, tracking_uri, write_atomically
 from sweep.page import Figure, Section, Table
 from sweep.report_page import write_sweep_page
 from sweep.results import load
-from sweep.tracking import log_to_parent
+from sweep.tracking import log_to_parent, share_grouped_view
 
 METHOD = (
     "Every arm is paired with the base by seed, performer and category. Intervals: 95 %, BCa bootstrap of the paired "
@@ -60,6 +60,7 @@ def write_suite_report(name: str) -> str:
     page = write_sweep_page(name, more=written.sections)
     sweep, _ = load(name)
     log_to_parent(tracking_uri(sweep), sweep.experiment, name, [*written.files, page])
+    share_grouped_view(tracking_uri(sweep), sweep.experiment, name, DIMENSION)
     return written.text
 
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ablations.arms import ABLATIONS, arms
+from ablations.arms import ABLATIONS, arms, check_names
 from ablations.report import write_suite_report
 from ablations.results import AA, CATEGORY, DIMENSION, PERFORMER, task_configs
 from ablations.statistics import seeds_needed, smallest_p_value
@@ -60,6 +60,7 @@ def suite_of(
     """
     if seeds < 2:
         raise InputError(f"--seeds {seeds}: must be at least 2, so that runs can be paired")
+    check_names(names)
     mapping = to_mapping(base)
     space = _task_dimensions(performers or [], categories or [])
     for dimension in space.values():  # the base is a task of the suite, so that no cache is built for nothing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -248,6 +249,22 @@ def hash_tags(meta: Mapping[str, Any]) -> dict[str, str]:
         "performer_hash": meta["performer_fingerprint"],
         "cache_key": meta["key"],
     }
+
+
+SHARED_VIEW = "mlflow.sharedViewState."
+"""Prefix of the experiment tags in which MLflow's pages keep views that are shared by a link."""
+
+
+def share_grouped_view(uri: str, experiment: str, study: str, tag: str) -> None:
+    """Keep a view of MLflow's table and charts that shows a study's trials, grouped by a tag: means instead of single runs."""
+    client = open_client(uri)
+    found = client.get_experiment_by_name(experiment)
+    if found is not None:
+        view = {
+            "searchFilter": f"tags.study = '{study}' and tags.kind = 'trial'",
+            "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": tag}]},
+        }
+        client.set_experiment_tag(found.experiment_id, SHARED_VIEW + study, json.dumps(view))
 
 
 def log_to_parent(uri: str, experiment: str, study: str, files: Iterable[Path]) -> None:

@@ -11,7 +11,7 @@ import time
 from core.errors import InputError
 from core.home import home
 from sweep.folder import read_sweep, tracking_uri
-from sweep.tracking import open_client, quiet_mlflow
+from sweep.tracking import SHARED_VIEW, open_client, quiet_mlflow
 
 START_SECONDS = 60.0
 
@@ -34,11 +34,13 @@ def free_port(first: int) -> int:
 
 
 def page(uri: str, experiment: str, study: str | None) -> str:
-    """The part of the address after the host: the experiment, or the sweep's run in it."""
+    """The part of the address after the host: the experiment, or the sweep's run in it, or a suite's charts by arm."""
     client = open_client(uri)
     found = client.get_experiment_by_name(experiment)
     if found is None:
         return "/"
+    if study and SHARED_VIEW + study in found.tags:
+        return f"/#/experiments/{found.experiment_id}/runs?viewStateShareKey={study}&compareRunsMode=CHART"
     if study:
         runs = client.search_runs([found.experiment_id], f"tags.study = '{study}' and tags.kind = 'sweep'")
         if runs:

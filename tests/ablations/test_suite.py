@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from ablations.cli import main
 from core.metrics import KEYS
 from sweep.tracking import open_client
+from sweep.ui import page as page_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -56,3 +58,87 @@ def test_suite_pairs_its_arms_by_seed_and_tags_its_runs(tmp_path: Path, monkeypa
     again = paraphrase("ablate", *QUICK, "--seeds", "2")
     assert again.returncode == 2 and "add --resume to go on" in again.stderr
     assert paraphrase("ablate", "--resume").stdout.splitlines()[-3:] == ran.stdout.splitlines()[-3:]
+
+
+def test_suite_over_categories_has_tables_pages_and_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARAPHRASE_HOME", str(tmp_path / "home"))
+    ran = paraphrase(
+        *("ablate", *QUICK, "resources.trials_per_batch=2", "experiment=mine"),
+        *("--seeds", "2", "--categories", "bird,all", "--ablations", "no_filter_loss", "--name", "tasks"),
+    )
+    assert ran.returncode == 0, ran.stderr
+    folder = tmp_path / "home" / "sweeps" / "tasks" / "report"
+    with (folder / "ablations.csv").open() as file:
+        rows = {(r["metric"], r["arm"]): r for r in csv.DictReader(file)}
+    assert rows["p", "no_filter_loss"]["pairs"] == "4"
+    with (folder / "tables.csv").open() as file:
+        cells = {(r["metric"], r["side"], r["column"]): r for r in csv.DictReader(file)}
+    assert {column for _, _, column in cells} == {"bird", "multi"}
+    assert cells["p", "explainer", "bird"]["runs"] == "2" and cells["location_instability", "performer", "multi"]["runs"] == "0"
+    page = (folder / "report.html").read_text()
+    for title in ("Each ingredient against the base", "The paper's tables", "Side by side", "Exact configuration"):
+        assert title.replace("'", "&#39;") in page or title in page, title
+    assert (folder / "pages" / "base-no_filter_loss.png").stat().st_size > 50_000
+
+    client = open_client(f"sqlite:///{tmp_path / 'home' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("mine")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.kind = 'trial'")
+    assert len(runs) == 8
+    hashes: dict[str, set[str]] = {}
+    for run in runs:
+        hashes.setdefault(run.data.tags["category"], set()).add(run.data.tags["performer_hash"])
+    assert hashes.keys() == {"bird", "all"} and all(len(h) == 1 for h in hashes.values())
+    assert hashes["bird"] != hashes["all"]
+    parent = client.search_runs([experiment.experiment_id], "tags.kind = 'sweep'")[0]
+    assert {"report.html", "ablations.tex", "tables.md", "ablations.png"} <= {
+        a.path for a in client.list_artifacts(parent.info.run_id)
+    }
+
+    assert page_of(f"sqlite:///{tmp_path / 'home' / 'mlflow.db'}", "mine", "tasks").endswith(
+        "/runs?viewStateShareKey=tasks&compareRunsMode=CHART"
+    )
+
+    by_category = {r.data.tags["trial_number"]: r.data.tags["category"] for r in runs}
+    bird, other = (n for n, c in by_category.items() if c == "bird"), (n for n, c in by_category.items() if c == "all")
+    pair = [next(bird), next(bird)]
+    compared = paraphrase("compare", "tasks", *pair)
+    assert compared.returncode == 0 and Path(compared.stdout.strip()).stat().st_size > 50_000
+    refused = paraphrase("compare", "tasks", pair[0], next(other))
+    assert refused.returncode == 2 and "is of another performer or category" in refused.stderr
+    tables = paraphrase("tables", "tasks", "--arm", "no_filter_loss", "--format", "latex")
+    assert tables.returncode == 0 and tables.stdout.count(r"\begin{tabular}") == 2
+    assert paraphrase("tables", "tasks", "--arm", "no_such").returncode == 2
+
+
+def test_aa_suite_compares_the_base_with_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARAPHRASE_HOME", str(tmp_path / "home"))
+    ran = paraphrase("ablate", *QUICK, "train.epochs=1", "--aa", "--seeds", "2")
+    assert ran.returncode == 0, ran.stderr
+    with (tmp_path / "home" / "sweeps" / "ablations" / "report" / "ablations.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {r["arm"] for r in rows} == {"base, other seeds"} and {r["pairs"] for r in rows} == {"2"}
+    assert any(float(r["difference"]) != 0 for r in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", "1"], "--seeds 1: must be at least 2"),
+        (["--categories", "unicorn"], "unknown category 'unicorn'"),
+        (["--categories", "bird,bird"], "one is there twice"),
+        (["--performers", "resnet9000"], "performer.arch: unknown resnet9000"),
+        (["--ablations", "no_such"], "--ablations no_such: unknown ablation"),
+        (["resources.cpus_per_trial=-1"], "resources.cpus_per_trial"),
+        (["--resume", "--name", "never"], "there is no suite never"),
+        (["--from-sweep", "never"], "sweep never: not found"),
+    ],
+)
+def test_bad_flags_are_one_line_and_leave_nothing(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PARAPHRASE_HOME", str(tmp_path / "home"))
+    assert main(["ablate", *QUICK, *arguments]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("paraphrase: ") and message in error
+    assert not (tmp_path / "home" / "sweeps").exists()
