@@ -101,18 +101,43 @@ def _draw_by_objective(study: optuna.Study, kind: str, folder: Path) -> list[Pat
     figures: list[Any] = []
     files: list[Path] = []
     for i, metric in enumerate(study.metric_names or []):
-        target = _value_of(i)
-        arguments = {"target": target, "target_name": metric}
-        figures.append(getattr(interactive, f"plot_{kind}")(study, **arguments))
+        alone = _one_objective(study, i)
+        figures.append(getattr(interactive, f"plot_{kind}")(alone, target_name=metric))
         with plt.rc_context():  # optuna sets a style of its own
-            getattr(still, f"plot_{kind}")(study, **arguments)
+            getattr(still, f"plot_{kind}")(alone, target_name=metric)
             figure = plt.gcf()
             if kind != "slice":
                 figure.set_size_inches(9, 5)
+            _plain_ticks(figure)
             files.append(folder / f"{kind}_{metric}.png")
             figure.savefig(files[-1], dpi=110, bbox_inches="tight")
             plt.close("all")
     return [_write_html(figures, folder / f"{kind}.html"), *files]
+
+
+def _one_objective(study: optuna.Study, index: int) -> optuna.Study:
+    """A study of one objective alone, so that Optuna's plots know which direction is better."""
+    alone = optuna.create_study(direction=study.directions[index])
+    for trial in study.trials:
+        alone.add_trial(
+            optuna.trial.create_trial(
+                params=trial.params, distributions=trial.distributions, value=trial.values[index], user_attrs=trial.user_attrs
+            )
+        )
+    return alone
+
+
+def _plain_ticks(figure: Any) -> None:
+    """Few and plain numbers on logarithmic axes, where matplotlib writes powers of ten over each other."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "log":
+                low, high = sorted(axis.get_view_interval())
+                axis.set_major_locator(MaxNLocator(4) if high < 10 * low else LogLocator(numticks=5))
+                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                axis.set_minor_formatter(NullFormatter())
 
 
 def _value_of(index: int, sign: float = 1.0) -> Callable[[optuna.trial.FrozenTrial], float]:
