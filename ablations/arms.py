@@ -46,7 +46,16 @@ def _mean_mask(config: Config, channels: int) -> Changes:
 
 
 def _masked_filter_loss(config: Config, channels: int) -> Changes:
-    return {} if config.explainer.mask == "none" else {"loss.filter_maps": "masked"}
+    return {} if config.explainer.mask == "none" or not config.loss.lambda_f else {"loss.filter_maps": "masked"}
+
+
+def _category_filter_loss(config: Config, channels: int) -> Changes:
+    return {"loss.filter_loss": "category"} if config.loss.lambda_f else {}
+
+
+def _no_p_term(config: Config, channels: int) -> Changes:
+    both = config.explainer.interp_widths and config.explainer.ordin_width is not None
+    return {"loss.eta": 0.0} if both else {}
 
 
 def _neither(config: Config, channels: int) -> Changes:
@@ -60,12 +69,12 @@ ABLATIONS: dict[str, Ablation] = {
     "no_masks": Ablation("no masks", lambda c, n: {"explainer.mask": "none"}),
     "neither": Ablation("neither masks nor filter loss", _neither),
     "no_norm": Ablation("no norm layers", lambda c, n: {"explainer.norm": False}),
-    "no_p_term": Ablation("no p term (eta = 0)", lambda c, n: {"loss.eta": 0.0}),
+    "no_p_term": Ablation("no p term (eta = 0)", _no_p_term),
     "one_interpretable_layer": Ablation(
         "one interpretable conv-layer", lambda c, n: {"explainer.interp_widths": c.explainer.interp_widths[-1:]}
     ),
     "mean_mask": Ablation("mean instead of peak mask centre", _mean_mask),
-    "category_filter_loss": Ablation("category-assigned filter loss", lambda c, n: {"loss.filter_loss": "category"}),
+    "category_filter_loss": Ablation("category-assigned filter loss", _category_filter_loss),
     "random_decoder": Ablation("decoder not from the performer", lambda c, n: {"explainer.decoder_init": "kaiming"}),
     "half_widths": Ablation("half track widths", lambda c, n: _scaled(c, n, 0.5)),
     "double_widths": Ablation("double track widths", lambda c, n: _scaled(c, n, 2.0)),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ablations.paired import Comparison
 from ablations.paper import EXPLAINER
-from ablations.statistics import Comparison
 from ablations.tables import Cell
 from core.metrics import LOWER_IS_BETTER
 
@@ -40,11 +40,11 @@ def draw_forests(table: Mapping[str, Mapping[str, Comparison | None]], out: Path
                     0.5, y, "not defined", transform=axes.get_yaxis_transform(), ha="center", va="center", color=OPEN, size=8
                 )
                 continue
-            sign = 0 if c.low <= 0 <= c.high else (1 if c.difference > 0 else -1)
-            colour = OPEN if not sign else (BETTER if (sign < 0) == lower else WORSE)
-            axes.errorbar(
-                c.difference, y, xerr=[[c.difference - c.low], [c.high - c.difference]], fmt="o", color=colour, capsize=3
-            )
+            decided = c.low > 0 or c.high < 0  # neither, where the interval is not defined
+            colour = OPEN if not decided else (BETTER if (c.difference < 0) == lower else WORSE)
+            if c.low == c.low:
+                axes.plot([c.low, c.high], [y, y], color=colour, lw=1.5, marker="|")
+            axes.plot(c.difference, y, "o", color=colour)
         axes.axvline(0, color="#9aa0a6", lw=0.8)
         axes.set_title(f"{metric.replace('_', ' ')}\n({'lower' if lower else 'higher'} is better)", fontsize=9)
         axes.tick_params(labelsize=8)

@@ -2,7 +2,7 @@
 
 import sys
 
-from ablations.suite import main
+from ablations.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(["no_filter_loss"]))
+    sys.exit(main(["ablate", "--ablations", "no_filter_loss", *sys.argv[1:]]))

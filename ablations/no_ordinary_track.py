@@ -2,7 +2,7 @@
 
 import sys
 
-from ablations.suite import main
+from ablations.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(["no_ordinary_track"]))
+    sys.exit(main(["ablate", "--ablations", "no_ordinary_track", *sys.argv[1:]]))

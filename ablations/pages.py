@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from optuna.trial import FrozenTrial
@@ -41,6 +40,30 @@ def draw_pair(name: str, left: FrozenTrial, right: FrozenTrial, out: Path) -> Pa
     return draw_side_by_side(config, open_cache(config), dict(zip(titles, folders, strict=True)), out)
 
 
+def draw_runs(name: str, left: int, right: int, out: Path | None = None) -> Path:
+    """Draw two complete runs of a suite by their numbers.
+
+    Args:
+        out: the PNG file; None: in the suite's report folder.
+
+    Raises:
+        InputError: if one is not there, or they are of different performers or categories.
+    """
+    sweep, study = load(name)
+    if DIMENSION not in sweep.space:
+        raise InputError(f"{name}: is a sweep, not a suite; see `paraphrase ablate`")
+    if out is not None and out.suffix != ".png":
+        raise InputError(f"--out {out}: must end in .png")
+    by_number = {t.number: t for t in complete_trials(study)} if study else {}
+    for number in (left, right):
+        if number not in by_number:
+            raise InputError(f"{number}: {name} has no complete run of this number")
+    if _key(sweep, by_number[left])[0] != _key(sweep, by_number[right])[0]:
+        raise InputError(f"{right}: is of another performer or category than {left}")
+    out = out or sweep_folder(name) / "report" / "pages" / f"{left:03d}-{right:03d}.png"
+    return draw_pair(name, by_number[left], by_number[right], out)
+
+
 def _config(sweep: SweepConfig, trial: FrozenTrial) -> Config:
     return resolve(trial.params, sweep.space, sweep.base)
 
@@ -49,29 +72,3 @@ def _key(sweep: SweepConfig, trial: FrozenTrial) -> tuple:
     """What two runs must share to be looked at side by side: task and seed."""
     config = _config(sweep, trial)
     return task_of(config, trial.params), config.train.seed
-
-
-def add_command(commands: argparse._SubParsersAction) -> None:
-    """Add `compare` to the command line."""
-    compare = commands.add_parser("compare", help="filters of two runs of a suite on the same images")
-    compare.add_argument("name", help="the suite")
-    compare.add_argument("runs", nargs=2, type=int, metavar="NUMBER", help="numbers of two runs, as MLflow names them")
-    compare.add_argument("--out", type=Path, help="PNG file (default: in the suite's report folder)")
-    compare.set_defaults(run=_run)
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    sweep, study = load(arguments.name)
-    if DIMENSION not in sweep.space:
-        raise InputError(f"{arguments.name}: is a sweep, not a suite; see `paraphrase ablate`")
-    by_number = {t.number: t for t in complete_trials(study)} if study else {}
-    for number in arguments.runs:
-        if number not in by_number:
-            raise InputError(f"{number}: {arguments.name} has no complete run of this number")
-    left, right = (by_number[number] for number in arguments.runs)
-    if _key(sweep, left)[0] != _key(sweep, right)[0]:
-        raise InputError(f"{right.number}: is of another performer or category than {left.number}")
-    file = "-".join(f"{number:03d}" for number in arguments.runs)
-    out = arguments.out or sweep_folder(arguments.name) / "report" / "pages" / f"{file}.png"
-    print(draw_pair(arguments.name, left, right, out))
-    return 0

@@ -14,8 +14,8 @@ from ablations import tables as paper_tables
 from ablations.arms import BASE
 from ablations.figures import draw_forests, draw_shares
 from ablations.pages import draw_pages
+from ablations.paired import Comparison
 from ablations.results import DIMENSION, HEADER, comparisons, rows_of, runs_by_arm
-from ablations.statistics import Comparison
 from core.metrics import LOWER_IS_BETTER
 from core.tables import latex_table, markdown_table, text_table
 from sweep.folder import sweep_folder, tracking_uri, write_atomically
@@ -25,13 +25,15 @@ from sweep.results import load
 from sweep.tracking import log_to_parent, share_grouped_view
 
 METHOD = (
-    "Every arm is paired with the base by seed, performer and category. Intervals: 95 %, BCa bootstrap of the paired "
-    "differences. p: two-sided sign-flip permutation test, exact up to 13 pairs; Holm's correction is over the arms of a "
-    "metric. Effect size: mean difference over the standard deviation of the differences, with Hedges' correction."
+    "Every arm is paired with the base by seed, performer and category. Low and high: 95 % interval of the paired difference, "
+    "BCa bootstrap, widened to Student's for few pairs (with 5 pairs it still covers only 89 %). p-value: two-sided sign-flip permutation test, exact up to 13 pairs; "
+    "Holm's correction is over the arms of a metric. Effect size: difference over the standard deviation of the differences "
+    "within performer and category, with Hedges' correction."
 )
 SEVERAL = (
-    "With several performers or categories the figures are interquartile means over all runs, with bootstraps stratified by "
-    "performer and category (Agarwal et al. 2021)."
+    "With several performers or categories the figures are interquartile means over all runs, of the base, of the arm and of "
+    "their differences (which need not be the difference of the two), with bootstraps stratified by performer and category "
+    "(Agarwal et al. 2021)."
 )
 
 

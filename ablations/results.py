@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ablations.arms import BASE
-from ablations.statistics import Comparison, compare, holm
+from ablations.paired import Comparison, compare, holm
 from core.cache import open_cache
 from core.config import Config
 from core.evaluation import baseline
 from core.metrics import KEYS
-from sweep.config import SweepConfig
+from sweep.config import ALL, SweepConfig
 from sweep.results import complete_trials, load
 from sweep.space import resolve
+from sweep.study import unfinished_trials
 
 DIMENSION, PERFORMER, CATEGORY = "ablation", "performer", "category"
 """Dimensions of a suite, and the tags that its runs are grouped by."""
@@ -40,7 +41,7 @@ Metrics = Mapping[str, float]
 
 def task_of(config: Config, params: Mapping[str, Any]) -> Task:
     """The task of a run: named by the suite's dimensions, or else by its configuration."""
-    named = config.performer.arch, config.data.single_category or "all"
+    named = config.performer.arch, config.data.single_category or ALL
     return Task(params.get(PERFORMER, named[0]), params.get(CATEGORY, named[1]))
 
 
@@ -85,7 +86,7 @@ def baselines(name: str) -> dict[Task, dict[str, dict[str, float]]]:
         if key not in kept:
             kept[key] = baseline(open_cache(config))
         found[task] = kept[key]
-    if study and study.user_attrs.get("baselines") != kept:
+    if study and not unfinished_trials(study) and study.user_attrs.get("baselines") != kept:  # else the driver writes it
         study.set_user_attr("baselines", kept)
     return found
 
@@ -116,7 +117,7 @@ def _compare(
     return compare(of_base, of_arm)
 
 
-HEADER = ["metric", "arm", "pairs", "base", "arm mean", "difference", "low", "high", "p", "p (Holm)", "effect size"]
+HEADER = ["metric", "arm", "pairs", "of base", "of arm", "difference", "low", "high", "p-value", "Holm", "effect size"]
 
 
 def rows_of(table: Mapping[str, Mapping[str, Comparison | None]]) -> list[list[Any]]:

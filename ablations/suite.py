@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ablations.arms import ABLATIONS, arms, check_names
+from ablations.arms import arms, check_names
+from ablations.paired import seeds_needed, smallest_p_value
 from ablations.report import write_suite_report
 from ablations.results import AA, CATEGORY, DIMENSION, PERFORMER, task_configs
-from ablations.statistics import seeds_needed, smallest_p_value
 from core.cache import open_cache
 from core.cli import configuration
 from core.config import Config, apply_overrides, from_mapping, set_path, to_mapping
 from core.errors import InputError
 from core.metrics import LOWER_IS_BETTER
 from core.performer.weights import load_performer
-from sweep.config import Dimension, SweepConfig, check_sweep
+from sweep.config import ALL, Dimension, SweepConfig, check_name, check_sweep
 from sweep.driver import resume_sweep, run_sweep, say
 from sweep.folder import sweep_folder, sweep_names
 from sweep.results import complete_trials, load, pick
@@ -30,14 +31,14 @@ from sweep.space import resolve
 SETTINGS = ("resources", "max_retries", "storage", "tracking_uri", "experiment")
 """Fields of a sweep that a suite takes as they are."""
 
-ALL = "all"
-"""Among categories: the multi-category protocol."""
+SEEDS = 8
+"""Runs of each arm, unless the user says otherwise."""
 
 
 def suite_of(
     base: Config,
     name: str,
-    seeds: int,
+    seeds: int | None,
     names: list[str],
     performers: list[str] | None = None,
     categories: list[str] | None = None,
@@ -48,7 +49,7 @@ def suite_of(
 
     Args:
         base: what the arms differ from; its `train.seed` is the first seed.
-        seeds: runs of each arm, performer and category.
+        seeds: runs of each arm, performer and category; None: `SEEDS`.
         names: of `ABLATIONS`; empty: all.
         performers: architectures, or folders of fitted performers; empty: the base's.
         categories: of the single-category protocol, or `all` for the multi-category one; empty: the base's.
@@ -58,10 +59,14 @@ def suite_of(
     Raises:
         InputError: if the base, a name or the number of seeds is bad.
     """
+    seeds = SEEDS if seeds is None else seeds
     if seeds < 2:
         raise InputError(f"--seeds {seeds}: must be at least 2, so that runs can be paired")
     check_names(names)
+    if base.train.replicates > 1:  # they have the next seeds, which are other runs' own
+        say(f"train.replicates is 1 in a suite, not {base.train.replicates}: its runs are the replicates")
     mapping = to_mapping(base)
+    mapping["train"]["replicates"] = 1
     space = _task_dimensions(performers or [], categories or [])
     for dimension in space.values():  # the base is a task of the suite, so that no cache is built for nothing
         first = next(iter(dimension.presets.values()))
@@ -76,7 +81,7 @@ def suite_of(
     chosen, idle = ({AA: {}}, []) if aa else arms(base, channels, names)
     if idle:
         say(f"left out, since the base has nothing to take away: {', '.join(idle)}")
-    _warn_of_too_few(seeds, len(tasks), len(chosen) - 1)
+    _warn_of_too_few(seeds, len(tasks), 1 if aa else len(chosen) - 1)
     first_seed, count = base.train.seed, 2 * seeds if aa else seeds
     sweep.space = {
         DIMENSION: Dimension("preset", presets=chosen),
@@ -104,58 +109,46 @@ def _task_dimensions(performers: list[str], categories: list[str]) -> dict[str, 
     return space
 
 
-def _performer(name: str) -> dict[str, str]:
-    """What a performer changes in the configuration: its architecture, and the weights where it is a folder."""
+def _performer(name: str) -> dict[str, Any]:
+    """What a performer changes: its architecture; weights, size and layers too where it is a fitted one's folder."""
     if not Path(name).is_dir():
         return {"performer.arch": name}
-    return {"performer.arch": load_performer(Path(name))[0].spec.arch, "performer.weights": str(Path(name).resolve())}
+    spec = load_performer(Path(name))[0].spec
+    layers = {k: getattr(spec, k) for k in ("arch", "feature", "pool", "targets", "decoder_init", "input_size")}
+    layers |= {k: list(v) for k, v in layers.items() if isinstance(v, tuple)}
+    return {f"performer.{k}": v for k, v in layers.items()} | {"performer.weights": str(Path(name).resolve())}
 
 
 def _warn_of_too_few(seeds: int, tasks: int, compared: int) -> None:
     """Say before anything runs that so few pairs cannot give a significant difference."""
-    if compared and smallest_p_value(seeds * tasks) * compared > 0.05:
+    if compared and smallest_p_value(seeds, tasks) * compared > 0.05:
         needed = seeds_needed(compared, tasks)
         say(f"{seeds} seeds can never make one of {compared} arms significant at 5 %; that takes {needed}")
 
 
-def add_command(commands: argparse._SubParsersAction) -> None:
-    """Add `ablate` to the command line."""
-    ablate = commands.add_parser("ablate", help="what each ingredient of an explainer is worth")
-    add_arguments(ablate)
-    ablate.add_argument("--ablations", default="", help=f"comma-separated; default: all of {', '.join(ABLATIONS)}")
-    ablate.set_defaults(run=lambda a: run_suite(a, [n for n in a.ablations.split(",") if n]))
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that every ablation script takes."""
-    parser.add_argument("config", nargs="?", help="YAML file of the base configuration; default: the menagerie")
-    parser.add_argument("overrides", nargs="*", metavar="path=value", help="fields on top, also resources.concurrency=2")
-    parser.add_argument("--from-sweep", metavar="NAME", help="take the base from a trial of a sweep instead")
-    parser.add_argument("--trial", default="best", help="its number, or best: the knee of the front (default)")
-    parser.add_argument("--name", default="ablations", help="name of the suite (default: ablations)")
-    parser.add_argument("--seeds", type=int, default=8, help="runs of each arm (default: 8)")
-    parser.add_argument("--performers", default="", help="comma-separated architectures or folders of fitted performers")
-    parser.add_argument("--categories", default="", help="comma-separated: each against the others; all: all at once")
-    parser.add_argument("--aa", action="store_true", help="A/A suite: the base against itself with other seeds")
-    parser.add_argument("--resume", action="store_true", help="go on with the suite of this name")
-    parser.add_argument("--skip-bad", action="store_true", help="go on without damaged images")
-
-
 def base_of(arguments: argparse.Namespace) -> Config:
-    """The base configuration of the flags.
+    """The base configuration of the flags, with the overrides on top.
 
     Raises:
-        InputError: if the sweep has no such trial.
+        InputError: if the sweep has no such trial, or flags contradict each other.
     """
     if not arguments.from_sweep:
         return configuration(arguments)
-    sweep, study = load(arguments.from_sweep)
-    if arguments.trial == "best":
-        return resolve(pick(arguments.from_sweep).params, sweep.space, sweep.base)
+    if arguments.config:
+        raise InputError(f"--from-sweep {arguments.from_sweep}: takes the base from a trial; leave out {arguments.config}")
+    mapping = to_mapping(_config_of_trial(arguments.from_sweep, arguments.trial))
+    apply_overrides(mapping, [*arguments.overrides, *(["data.skip_bad=true"] if arguments.skip_bad else [])])
+    return from_mapping(Config, mapping)
+
+
+def _config_of_trial(name: str, number: str) -> Config:
+    sweep, study = load(name)
+    if number == "best":
+        return resolve(pick(name).params, sweep.space, sweep.base)
     for trial in complete_trials(study) if study else []:
-        if str(trial.number) == arguments.trial:
+        if str(trial.number) == number:
             return resolve(trial.params, sweep.space, sweep.base)
-    raise InputError(f"--trial {arguments.trial}: {arguments.from_sweep} has no complete trial of this number; or say best")
+    raise InputError(f"--trial {number}: {name} has no complete trial of this number; or say best")
 
 
 def _settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -169,17 +162,25 @@ def _settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
     return mapping
 
 
-def run_suite(arguments: argparse.Namespace, names: list[str]) -> int:
-    """Run or resume a suite and print its table; returns the exit code."""
+def run_suite(arguments: argparse.Namespace) -> int:
+    """Run or resume a suite and print its table; returns the exit code.
+
+    Raises:
+        InputError: if a flag is bad, or would have no effect.
+    """
+    check_name(arguments.name)
+    settings = _settings_of(arguments)
+    names, performers, categories = (
+        [n for n in text.split(",") if n] for text in (arguments.ablations, arguments.performers, arguments.categories)
+    )
     if arguments.resume:
-        if arguments.name not in sweep_names() or DIMENSION not in load(arguments.name)[0].space:
-            raise InputError(f"--resume: there is no suite {arguments.name}; start it without the flag, or see --name")
-        code = resume_sweep(arguments.name, changes=_settings_of(arguments).get("resources"))
+        _refuse_changes(arguments, settings)
+        code = resume_sweep(arguments.name, changes=settings.get("resources"))
     else:
         if arguments.name in sweep_names():
             raise InputError(f"--name {arguments.name}: exists already; add --resume to go on, or choose another name")
-        performers, categories = ([n for n in t.split(",") if n] for t in (arguments.performers, arguments.categories))
-        settings = _settings_of(arguments)
+        if arguments.aa and names:
+            raise InputError("--aa: compares the base with itself; leave out --ablations")
         base = base_of(arguments)
         suite = suite_of(base, arguments.name, arguments.seeds, names, performers, categories, arguments.aa, settings)
         code = run_sweep(suite)
@@ -190,16 +191,18 @@ def run_suite(arguments: argparse.Namespace, names: list[str]) -> int:
     return code
 
 
-def main(names: list[str] | None = None) -> int:
-    """A script's entry point: the whole suite, or only these ablations."""
-    parser = argparse.ArgumentParser(description=__doc__ if names is None else f"Ablation: {', '.join(names)}")
-    add_arguments(parser)
-    try:
-        return run_suite(parser.parse_args(), names or [])
-    except InputError as error:
-        print(f"paraphrase: {error}", file=sys.stderr)
-        return 2
+def _refuse_changes(arguments: argparse.Namespace, settings: Mapping[str, Any]) -> None:
+    """A suite goes on as it was begun, on other resources if need be."""
+    if arguments.name not in sweep_names() or DIMENSION not in load(arguments.name)[0].space:
+        raise InputError(f"--resume: there is no suite {arguments.name}; start it without the flag, or see --name")
+    given = [arguments.config, *arguments.overrides, *(k for k in settings if k != "resources")]
+    flags = ("from_sweep", "ablations", "performers", "categories", "aa", "seeds", "skip_bad")
+    given += ["--" + flag.replace("_", "-") for flag in flags if getattr(arguments, flag)]
+    if given := [text for text in given if text]:
+        raise InputError(f"--resume: {given[0]} cannot be changed any more; only --name and resources.* go with it")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from ablations.cli import main
+
+    sys.exit(main(["ablate", *sys.argv[1:]]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
@@ -12,24 +11,26 @@ from typing import NamedTuple
 import numpy as np
 
 from ablations.arms import BASE
-from ablations.paper import AVERAGE, EXPLAINER, MULTI, PERFORMER, reported
+from ablations.paired import interval, mean_of_means
+from ablations.paper import AVERAGE, EXPLAINER, MULTI, PASCAL_PART, PERFORMER, reported
 from ablations.results import DIMENSION, Metrics, Task, baselines, runs_by_arm, task_configs, task_of
-from ablations.statistics import interval, mean_of_means
+from core.cache import open_cache
 from core.config import Config
 from core.errors import InputError
+from core.evaluation import baseline
 from core.tables import latex_table, markdown_table, text_table
-from sweep.folder import write_atomically
+from sweep.config import ALL
 from sweep.results import load, pick
 from sweep.space import resolve
 
 TITLES = {"location_instability": "Location instability (lower is better)", "p": "p, the share of the interpretable track"}
 
-ALL = "all"
-
 
 class Cell(NamedTuple):
     """One cell of a table."""
 
+    name: str
+    """The suite or sweep."""
     metric: str
     """`location_instability` or `p`."""
     data: str
@@ -60,10 +61,13 @@ def measure(name: str, arm: str = BASE) -> list[Cell]:
     """
     sweep, _ = load(name)
     if DIMENSION not in sweep.space:
+        if arm != BASE:
+            raise InputError(f"--arm {arm}: {name} is a sweep, which has no arms")
         trial = pick(name)
         config = resolve(trial.params, sweep.space, sweep.base)
         task = task_of(config, {})
-        return _cells({task: config}, {task: _replicates(trial.user_attrs["metrics"])}, {task: _performer_of_sweep(name)})
+        performer = baseline(open_cache(config))["performer"]
+        return _cells(name, {task: config}, {task: _replicates(trial.user_attrs["metrics"])}, {task: performer})
     arms = runs_by_arm(name)
     if arm not in arms:
         raise InputError(f"--arm {arm}: {name} has no such arm; it has {', '.join(arms)}")
@@ -71,12 +75,7 @@ def measure(name: str, arm: str = BASE) -> list[Cell]:
     if not any(runs.values()):
         raise InputError(f"{name}: no run of {arm} is complete yet")
     rows = {task: found["performer"] for task, found in baselines(name).items()}
-    return _cells(task_configs(sweep), runs, rows)
-
-
-def _performer_of_sweep(name: str) -> Metrics:
-    _, study = load(name)
-    return study.user_attrs["baseline"]["performer"] if study else {}
+    return _cells(name, task_configs(sweep), runs, rows)
 
 
 def _replicates(metrics: Metrics) -> list[Metrics]:
@@ -89,7 +88,7 @@ def _replicates(metrics: Metrics) -> list[Metrics]:
 
 
 def _cells(
-    configs: Mapping[Task, Config], runs: Mapping[Task, Sequence[Metrics]], performers: Mapping[Task, Metrics]
+    name: str, configs: Mapping[Task, Config], runs: Mapping[Task, Sequence[Metrics]], performers: Mapping[Task, Metrics]
 ) -> list[Cell]:
     cells: list[Cell] = []
     for metric in TITLES:
@@ -98,7 +97,8 @@ def _cells(
             if not tasks:
                 continue
             config = configs[tasks[0]]
-            data = config.data.source if config.data.source != "cub" else Path(str(config.data.path)).resolve().name
+            data = config.data.source if config.data.path is None else Path(config.data.path).resolve().name
+            of_paper = PASCAL_PART if config.data.source == PASCAL_PART else data
             columns = {MULTI if t.category == ALL else t.category: [t] for t in tasks}
             single = [t for t in tasks if t.category != ALL]
             if len(single) > 1:
@@ -109,9 +109,9 @@ def _cells(
                     if all(len(v) for v in values):
                         low, high = interval(values, statistic=mean_of_means) if side == EXPLAINER else (np.nan, np.nan)
                         count = sum(map(len, values)) if side == EXPLAINER else 0
-                        figure = reported(metric, data, config.performer.arch, side, column)
+                        figure = reported(metric, of_paper, config.performer.arch, side, column)
                         value = float(mean_of_means(*values))
-                        cells.append(Cell(metric, data, performer, side, column, value, low, high, count, figure))
+                        cells.append(Cell(name, metric, data, performer, side, column, value, low, high, count, figure))
     return cells
 
 
@@ -130,9 +130,11 @@ def grids(cells: Sequence[Cell]) -> list[tuple[str, list[list[str]]]]:
         columns = sorted(dict.fromkeys(c.column for c in some), key=lambda c: (c == MULTI, c == AVERAGE))
         in_paper = {c.column for c in some if c.paper is not None}
         table = [["", *(h for c in columns for h in ([c, "paper"] if c in in_paper else [c]))]]
-        for performer, side in dict.fromkeys((c.performer, c.side) for c in some):
-            by_column = {c.column: c for c in some if (c.performer, c.side) == (performer, side)}
-            row = [performer if side == PERFORMER else f"explainer of {performer}"]
+        several = len({c.name for c in some}) > 1
+        for name, performer, side in dict.fromkeys((c.name, c.performer, c.side) for c in some):
+            by_column = {c.column: c for c in some if (c.name, c.performer, c.side) == (name, performer, side)}
+            of = f" ({name})" if several else ""
+            row = [(performer if side == PERFORMER else f"explainer of {performer}") + of]
             for column in columns:
                 cell = by_column.get(column)
                 row.append(_text(cell))
@@ -170,25 +172,3 @@ def render(cells: Sequence[Cell], form: str) -> str:
             heading = f"**{title}**\n\n" if form == "markdown" else f"{title}\n\n"
             blocks.append(heading + (markdown_table if form == "markdown" else text_table)(table))
     return "\n\n".join(blocks) + "\n"
-
-
-FORMS = ("text", "csv", "markdown", "latex")
-
-
-def add_command(commands: argparse._SubParsersAction) -> None:
-    """Add `tables` to the command line."""
-    tables = commands.add_parser("tables", help="the paper's tables for what was run, with its own figures beside")
-    tables.add_argument("names", nargs="+", metavar="NAME", help="suites, or sweeps (then their knee trial)")
-    tables.add_argument("--arm", default=BASE, help="arm of a suite (default: base)")
-    tables.add_argument("--format", choices=FORMS, default="text", help="default: text")
-    tables.add_argument("--out", type=Path, help="file (default: standard output)")
-    tables.set_defaults(run=_run)
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    text = render([cell for name in arguments.names for cell in measure(name, arguments.arm)], arguments.format)
-    if arguments.out:
-        write_atomically(arguments.out, text)
-    else:
-        print(text, end="")
-    return 0

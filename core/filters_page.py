@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from core.cache import FeatureCache
-from core.checkpoint import load_explainer
+from core.checkpoint import ABOUT, load_explainer
 from core.config import Config
 from core.data import load_dataset
 from core.data.records import Record, crop
@@ -81,14 +82,19 @@ def draw_side_by_side(config: Config, cache: FeatureCache, explainers: Mapping[s
         out: the PNG file.
     """
     left, right = (_view_explainer(folder, cache) for folder in explainers.values())
-    sides = dict(zip(explainers, pair_up(left, right, cache), strict=True))
+    seeds = {json.loads((Path(folder) / ABOUT).read_text(encoding="utf-8"))["seeds"][0] for folder in explainers.values()}
+    sides = dict(zip(explainers, pair_up(left, right, cache, same_start=len(seeds) == 1), strict=True))
     return _draw(sides, load_dataset(config.data).test, cache.meta, Path(out))
 
 
-def pair_up(left: Viewed, right: Viewed, cache: FeatureCache) -> tuple[list[Shown], list[Shown]]:
-    """The rows of a side-by-side page: of each pair of filters, what both do on the images that fire both most."""
+def pair_up(left: Viewed, right: Viewed, cache: FeatureCache, same_start: bool) -> tuple[list[Shown], list[Shown]]:
+    """The rows of a side-by-side page: of each pair of filters, what both do on the images that fire both most.
+
+    Args:
+        same_start: both began from the same seed, so that equal numbers are of the same origin where widths agree.
+    """
     filters = _best_filters(left)
-    same = left.peaks.values.shape == right.peaks.values.shape
+    same = same_start and left.peaks.values.shape == right.peaks.values.shape
     rows: tuple[list[Shown], list[Shown]] = ([], [])
     for f, g in zip(filters, filters if same else _best_filters(right), strict=False):
         strengths = [view.peaks.values[:, i].float() for view, i in ((left, f), (right, g))]

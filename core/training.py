@@ -35,7 +35,7 @@ def batch_key(config: Config) -> str | None:
     if config.train.replicates > 1:
         return None
     own = {"train.seed", *(f"loss.{name}" for name in LOSS_VECTORS)}
-    shared = {k: v for k, v in flatten(to_mapping(config)).items() if k not in own and not k.startswith("loss.reconstruction.")}
+    shared = {k: v for k, v in flatten(to_mapping(config)).items() if k not in own}
     return json.dumps(shared, sort_keys=True)
 
 

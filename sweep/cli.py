@@ -184,11 +184,12 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    from sweep.folder import write_atomically
     from sweep.results import export_csv
 
     text = export_csv(arguments.name)
     if arguments.out:
-        arguments.out.write_text(text, encoding="utf-8")
+        write_atomically(arguments.out, text)
     else:
         print(text, end="")
     return 0

@@ -11,19 +11,13 @@ import yaml
 
 from core.config import Config, bounded, from_mapping, read_yaml, set_path, to_mapping
 from core.errors import InputError
+from core.metrics import KEYS
 
-METRICS = (
-    "location_instability",
-    "part_tracking",
-    "part_coverage",
-    "p",
-    "reconstruction_error",
-    "fidelity",
-    "accuracy",
-    "dead_filters",
-    "mutual_information",
-)
+METRICS = KEYS
 """The metrics that every trial reports; the first three only where the data has landmarks."""
+
+ALL = "all"
+"""How the multi-category protocol is called where categories are named."""
 
 EXTRA_METRICS = (
     "reconstruction_error_1",
@@ -194,6 +188,12 @@ def _override(mapping: dict[str, Any], text: str) -> None:
         raise InputError(f"{path}: unknown part of the space; it has {allowed}; a new one needs {{type: ..., ...}}")
 
 
+def check_name(name: str) -> None:
+    """Raises InputError if a sweep cannot be called so."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise InputError(f"name: {name!r} must be letters, digits, '.', '_' or '-', and start with one of the first two")
+
+
 def check_sweep(sweep: SweepConfig) -> None:
     """Everything about a sweep that can be wrong before it starts.
 
@@ -202,8 +202,7 @@ def check_sweep(sweep: SweepConfig) -> None:
     """
     from sweep.space import check_space, lies_in
 
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", sweep.name):
-        raise InputError(f"name: {sweep.name!r} must be letters, digits, '.', '_' or '-', and start with one of the first two")
+    check_name(sweep.name)
     base = sweep.base_config()
     check_space(sweep.space, to_mapping(base), sweep.sampler)
     for i, point in enumerate(sweep.start):

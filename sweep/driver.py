@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 
-from core.config import flatten, to_mapping
+from core.config import flatten, from_mapping, to_mapping
 from core.errors import InputError
 from core.home import home
 from sweep.cluster import cluster, concurrency, gpus_of_trial, quiet_ray
-from sweep.config import SweepConfig, drop_landmark_metrics
+from sweep.config import SweepConfig, check_sweep, drop_landmark_metrics
 from sweep.folder import locked, read_sweep, storage_url, sweep_folder, tracking_uri, write_yaml
 from sweep.progress import Progress
 from sweep.study import (
@@ -102,13 +102,28 @@ def resume_sweep(name: str, trials: int | None = None, changes: dict[str, Any] |
     with locked(name):
         sweep = read_sweep(name)
         if changes:
-            sweep = replace(sweep, resources=replace(sweep.resources, **changes))
+            sweep = _with_resources(sweep, changes)
         if trials is not None:
             _check_budget(sweep, trials)
             sweep = replace(sweep, trials=trials)
         if trials is not None or changes:
             write_yaml(sweep_folder(name) / "sweep.yaml", sweep)
         return _drive(sweep, prepare(sweep))
+
+
+def _with_resources(sweep: SweepConfig, changes: dict[str, Any]) -> SweepConfig:
+    """The sweep on other resources.
+
+    Raises:
+        InputError: if one is impossible.
+    """
+    mapping = to_mapping(sweep)
+    if not isinstance(changes, dict):
+        raise InputError(f"resources: expected fields such as resources.concurrency, got {changes!r}")
+    mapping["resources"] |= changes
+    changed = from_mapping(SweepConfig, mapping)
+    check_sweep(changed)
+    return changed
 
 
 def _check_budget(sweep: SweepConfig, trials: int) -> None:

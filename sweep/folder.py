@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +40,20 @@ def sweep_names() -> list[str]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file that is either the old or the new one, whenever the process is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a text file that is either the old or the new one, whenever the process is killed.
+
+    Raises:
+        InputError: names the file if it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def write_yaml(path: Path, config: Any) -> None:
@@ -96,8 +104,3 @@ def locked(name: str) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
-
-
-def remove_sweep(name: str) -> None:
-    """Delete a sweep's folder."""
-    shutil.rmtree(sweep_folder(name))

@@ -19,7 +19,7 @@ from core.config import Config, flatten, to_mapping
 from core.errors import InputError
 from core.home import home
 from core.training import batch_key
-from sweep.config import SweepConfig
+from sweep.config import ALL, SweepConfig
 from sweep.folder import trial_folder, write_yaml
 from sweep.progress import Progress
 from sweep.space import resolve, run_name, suggest
@@ -105,13 +105,13 @@ class StudySearcher(Searcher):
         config = self._resolve(first)
         if config is None:
             return self.suggest(trial_id)
-        members = self._earlier_batch(first)
-        if not members:
-            others = [] if BATCH in first.user_attrs else self._companions(config)
-            members = [(first, config), *others]
-        if len(members) > 1:
-            for trial, _ in members:
-                trial.set_user_attr(BATCH, [t.number for t, _ in members])
+        if bound := self._bound(first.number):
+            members = self._earlier_batch(first, bound)
+        else:
+            members = [(first, config), *self._companions(config)]
+            if len(members) > 1 or BATCH in first.user_attrs:
+                for trial, _ in members:
+                    trial.set_user_attr(BATCH, [t.number for t, _ in members])
         running = [(t, c) for t, c in members if self.study.get_trials(deepcopy=False)[t.number].state == TrialState.RUNNING]
         for trial, its_config in running:
             self._begin_record(trial, trial.params, its_config)
@@ -138,14 +138,22 @@ class StudySearcher(Searcher):
             self._end(trial, str(error))
             return None
 
-    def _earlier_batch(self, first: Trial) -> list[tuple[Trial, Config]]:
-        """The batch that an unfinished trial was in, with those of it that have ended, since its checkpoint holds them all."""
+    def _bound(self, number: int) -> list[int]:
+        """Numbers of the batch that an unfinished trial must go on in; itself alone; or none, where it is free."""
         trials = self.study.get_trials(deepcopy=False)
-        numbers = trials[first.number].user_attrs.get(BATCH, [])
-        if len(numbers) > 1:
-            self.waiting = [n for n in self.waiting if n not in numbers]
-        found = [Trial(self.study, trials[n]._trial_id) for n in numbers] if len(numbers) > 1 else []
-        return [(t, resolve(t.params, self.sweep.space, self.base)) for t in found]
+        batch: list[int] = trials[number].user_attrs.get(BATCH, [])
+        if any(trials[n].user_attrs.get(BATCH, batch) != batch for n in batch):  # killed while it was separated
+            return [number]
+        checkpoint = trial_folder(self.sweep.name, batch[0]) / "checkpoint" if batch else None
+        fits = len(batch) <= max(1, self.batch)
+        return batch if checkpoint and (fits or checkpoint.exists()) else []
+
+    def _earlier_batch(self, first: Trial, numbers: list[int]) -> list[tuple[Trial, Config]]:
+        """All trials of a batch, also those that have ended, since its checkpoint holds them."""
+        self.waiting = [n for n in self.waiting if n not in numbers]
+        trials = self.study.get_trials(deepcopy=False)
+        members = [first if n == first.number else Trial(self.study, trials[n]._trial_id) for n in numbers]
+        return [(t, resolve(t.params, self.sweep.space, self.base)) for t in members]
 
     def _companions(self, config: Config) -> list[tuple[Trial, Config]]:
         """Further trials that can train in one batch with this configuration; a trial that cannot waits for its turn.
@@ -160,7 +168,7 @@ class StudySearcher(Searcher):
         candidates, self.waiting = self.waiting, []
         for i in range(len(candidates) + max(0, fresh)):
             trial = self._reopen(candidates[i]) if i < len(candidates) else self._ask()
-            joins = len(others) < self.batch - 1 and BATCH not in trial.user_attrs
+            joins = len(others) < min(self.batch - 1, room) and not self._bound(trial.number)
             other = self._resolve(trial) if joins else None
             if joins and other is None:
                 continue
@@ -197,7 +205,7 @@ class StudySearcher(Searcher):
             return {}
         tags = {
             "performer": config.performer.arch,
-            "category": config.data.single_category or "all",
+            "category": config.data.single_category or ALL,
             "seed": str(config.train.seed),
         }
         tags |= self._made_of(config)
@@ -234,7 +242,7 @@ class StudySearcher(Searcher):
             ended = (result or {}).get("ended")
             for trial in trials:
                 self._note(trial, result or {})
-            if ended and len(trials) > 1:
+            if (ended or error) and len(trials) > 1:
                 self._separate(trials)
             elif error:
                 why = last_error(self.tune_trials.get(trial_id))
@@ -248,9 +256,10 @@ class StudySearcher(Searcher):
 
     def _separate(self, trials: list[Trial]) -> None:
         """Let the trials of a batch that cannot go on begin anew, each alone, since it may be the fault of one; in place."""
+        for trial in trials:  # first the checkpoint: no trial may go on alone from that of its batch
+            shutil.rmtree(trial_folder(self.sweep.name, trial.number) / "checkpoint", ignore_errors=True)
         for trial in trials:
             trial.set_user_attr(BATCH, [trial.number])
-            shutil.rmtree(trial_folder(self.sweep.name, trial.number) / "checkpoint", ignore_errors=True)
             self.progress.waits(trial.number)
             self.waiting.append(trial.number)
         trials.clear()
@@ -325,8 +334,3 @@ def recorded_rungs(study: optuna.Study) -> dict[int, dict[int, float]]:
         for t in finished_trials(study)
         if "rungs" in t.user_attrs
     }
-
-
-def trial_config_file(name: str, number: int) -> Path:
-    """The resolved configuration of a trial."""
-    return trial_folder(name, number) / "config.yaml"

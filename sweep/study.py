@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -203,8 +203,3 @@ def _translated(params: Mapping[str, Any], sweep: SweepConfig, source: SweepConf
             return None
         translated[path] = _encode(value)
     return translated
-
-
-def directions(objectives: Sequence[str], sweep: SweepConfig) -> list[float]:
-    """+1 for each objective that is minimised, -1 for each that is maximised."""
-    return [1.0 if sweep.objectives[m] == "minimize" else -1.0 for m in objectives]  # type: ignore[index]

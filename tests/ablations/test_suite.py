@@ -7,10 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image, ImageColor
 
 from ablations.cli import main
+from ablations.figures import BETTER, draw_forests
+from ablations.paired import compare
+from ablations.suite import suite_of
+from core.config import load_config
 from core.metrics import KEYS
+from sweep.folder import sweep_folder, write_yaml
 from sweep.tracking import open_client
 from sweep.ui import page as page_of
 
@@ -121,6 +128,19 @@ def test_aa_suite_compares_the_base_with_itself(tmp_path: Path, monkeypatch: pyt
     assert any(float(r["difference"]) != 0 for r in rows)
 
 
+@pytest.mark.parametrize("script", ["no_ordinary_track", "no_filter_loss", "suite"])
+def test_scripts_run_from_their_files(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their folder is then first on the path, and none of its modules may hide one of the standard library's."""
+    monkeypatch.setenv("PARAPHRASE_HOME", str(tmp_path / "home"))
+    file = Path(__file__).parents[2] / "ablations" / f"{script}.py"
+    only = ["--ablations", "no_filter_loss"] if script == "suite" else []
+    command = [sys.executable, str(file), *QUICK, *only, "--seeds", "2", "train.epochs=1", "resources.concurrency=1"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    assert "no_filter_loss" in ran.stdout or script == "no_ordinary_track"
+    assert not {p.stem for p in file.parent.glob("*.py")} & set(sys.stdlib_module_names)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -132,6 +152,8 @@ def test_aa_suite_compares_the_base_with_itself(tmp_path: Path, monkeypatch: pyt
         (["resources.cpus_per_trial=-1"], "resources.cpus_per_trial"),
         (["--resume", "--name", "never"], "there is no suite never"),
         (["--from-sweep", "never"], "sweep never: not found"),
+        (["--name", "../x"], "name: '../x' must be letters"),
+        (["--aa", "--ablations", "no_masks"], "--aa: compares the base with itself"),
     ],
 )
 def test_bad_flags_are_one_line_and_leave_nothing(
@@ -142,3 +164,36 @@ def test_bad_flags_are_one_line_and_leave_nothing(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("paraphrase: ") and message in error
     assert not (tmp_path / "home" / "sweeps").exists()
+
+
+def test_a_suite_goes_on_only_as_it_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PARAPHRASE_HOME", str(tmp_path / "home"))
+    suite = suite_of(load_config(None, [*QUICK, "train.replicates=3"]), "mine", 2, ["no_filter_loss"])
+    assert suite.base_config().train.replicates == 1
+    assert "train.replicates is 1 in a suite, not 3" in capsys.readouterr().err
+    write_yaml(sweep_folder("mine") / "sweep.yaml", suite)
+    before = (sweep_folder("mine") / "sweep.yaml").read_text()
+    for arguments, message in (
+        (["train.epochs=3"], "train.epochs=3 cannot be changed"),
+        (["--seeds", "9"], "--seeds cannot be changed"),
+        (["resources.foo=1"], "resources.foo"),
+        (["resources.concurrency=abc"], "resources.concurrency"),
+        (["resources=5"], "resources: expected fields"),
+    ):
+        assert main(["ablate", "--resume", "--name", "mine", *arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert (sweep_folder("mine") / "sweep.yaml").read_text() == before
+    assert main(["sweep", "resume", "mine", "--concurrency", "0"]) == 2
+    assert (sweep_folder("mine") / "sweep.yaml").read_text() == before
+
+
+def test_a_forest_leaves_undefined_intervals_undecided(tmp_path: Path) -> None:
+    nothing = compare([np.array([1.0])], [np.array([0.5])])
+    better = compare([np.ones(8)], [np.linspace(0.4, 0.6, 8)])
+    colours = {}
+    for name, found in (("nothing", nothing), ("better", better)):
+        pixels = np.asarray(Image.open(draw_forests({"dead_filters": {"arm": found}}, tmp_path / f"{name}.png")).convert("RGB"))
+        colours[name] = bool((pixels == ImageColor.getrgb(BETTER)).all(-1).any())
+    assert colours == {"nothing": False, "better": True}

@@ -26,7 +26,7 @@ def measured(source: str = "pascal_part", path: str | None = None) -> list[Cell]
         configs[task].data.path = path
     runs = {t: [{"location_instability": v, "p": 0.8 + v} for v in values] for t, values in RUNS.items()}
     performers = {t: {"location_instability": 0.15} for t in RUNS}
-    return _cells(configs, runs, performers)
+    return _cells("suite", configs, runs, performers)
 
 
 def cell(cells: list[Cell], metric: str, side: str, column: str) -> Cell:

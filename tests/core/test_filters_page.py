@@ -24,7 +24,7 @@ def view(cache: FeatureCache, filters: int, seed: int) -> Viewed:
 
 def test_both_sides_show_the_same_filters_on_the_same_images(tiny_cache: FeatureCache) -> None:
     left, right = view(tiny_cache, 20, 0), view(tiny_cache, 20, 1)
-    rows = pair_up(left, right, tiny_cache)
+    rows = pair_up(left, right, tiny_cache, same_start=True)
     assert len(rows[0]) == len(rows[1]) == FILTERS
     for mine, other in zip(*rows, strict=True):
         assert mine.images == other.images
@@ -38,7 +38,7 @@ def test_both_sides_show_the_same_filters_on_the_same_images(tiny_cache: Feature
 
 def test_images_are_those_that_fire_both_filters_most(tiny_cache: FeatureCache) -> None:
     left, right = view(tiny_cache, 3, 0), view(tiny_cache, 3, 1)
-    shown = pair_up(left, right, tiny_cache)[0][0]
+    shown = pair_up(left, right, tiny_cache, same_start=True)[0][0]
     f = int(shown.title.split(":")[0])
     assert left.scores is not None
     sums = {}
@@ -50,7 +50,7 @@ def test_images_are_those_that_fire_both_filters_most(tiny_cache: FeatureCache) 
 
 
 def test_explainers_of_different_widths_are_paired_in_order(tiny_cache: FeatureCache) -> None:
-    rows = pair_up(view(tiny_cache, 20, 0), view(tiny_cache, 5, 1), tiny_cache)
+    rows = pair_up(view(tiny_cache, 20, 0), view(tiny_cache, 5, 1), tiny_cache, same_start=True)
     assert len(rows[0]) == len(rows[1]) == 5
     assert len({shown.title for shown in rows[1]}) == 5
 

@@ -33,13 +33,13 @@ class Comparison(NamedTuple):
     difference: float
     """(Interquartile) mean of arm - base."""
     low: float
-    """Lower end of the 95 % interval of the difference (BCa bootstrap, stratified by task); NaN for fewer than two pairs."""
+    """Lower end of the 95 % interval of the difference, see `interval`; NaN where a task has fewer than two pairs."""
     high: float
     """Upper end."""
     p_value: float
     """Two-sided sign-flip permutation test of the difference; exact up to 13 pairs. NaN for fewer than two pairs."""
     effect_size: float
-    """Mean difference over its standard deviation within tasks, with Hedges' correction (d_z); NaN where that deviation is 0."""
+    """Difference over its standard deviation within tasks, with Hedges' correction (d_z); NaN where that deviation is 0."""
 
 
 def compare(base: Runs, arm: Runs, seed: int = 0) -> Comparison:
@@ -89,21 +89,38 @@ def mean_of_means(*runs: np.ndarray, axis: int = -1) -> np.ndarray:
 def interval(runs: Runs, seed: int = 0, statistic: Callable[..., np.ndarray] = _centre) -> tuple[float, float]:
     """95 % BCa bootstrap interval of a statistic, by default `centre`'s; tasks are strata: runs are drawn again within each.
 
-    NaN where a task has fewer than two runs; the value itself if every task's are equal.
+    A bootstrap of few runs is too narrow: it divides by n, not n - 1, and knows no t distribution. So the level is raised until
+    an interval of a normal sample would have Student's width [Hesterberg 2015, expanded percentiles]. With 8 runs and more it
+    covers about 95 %, with 5 some 89 %, since no resample lies outside of the runs. NaN where a task has fewer than two runs;
+    the value itself if every task's are equal.
     """
     if not runs or min(map(len, runs)) < 2:
         return math.nan, math.nan
     if all(np.ptp(r) == 0 for r in runs):
         return float(statistic(*runs)), float(statistic(*runs))
+    level = _expanded_level([len(r) for r in runs])
     for method in ("BCa", "percentile"):  # BCa is not defined where all jackknifed values are equal
         with warnings.catch_warnings():  # which SciPy warns of
             warnings.simplefilter("ignore")
             found = stats.bootstrap(
-                tuple(runs), statistic, n_resamples=RESAMPLES, method=method, vectorized=True, rng=np.random.default_rng(seed)
+                tuple(runs),
+                statistic,
+                n_resamples=RESAMPLES,
+                method=method,
+                confidence_level=level,
+                vectorized=True,
+                rng=np.random.default_rng(seed),
             ).confidence_interval
         if math.isfinite(found.low) and math.isfinite(found.high):
             break
     return float(found.low), float(found.high)
+
+
+def _expanded_level(sizes: Sequence[int]) -> float:
+    """The confidence level of a bootstrap that has the width of a 95 % interval by Student's t."""
+    freedom = sum(n - 1 for n in sizes)
+    wider = math.sqrt(sum(sizes) / freedom) * stats.t.ppf(0.975, freedom)
+    return float(min(1 - 2 * stats.norm.sf(wider), 1 - 2 / RESAMPLES))
 
 
 def sign_flip_test(difference: Runs, seed: int = 0) -> float:
@@ -129,7 +146,7 @@ def effect_size(difference: Runs) -> float:
     """Hedges-corrected d_z: `centre` of all paired differences over their pooled standard deviation within tasks."""
     freedom = sum(len(d) - 1 for d in difference)
     squares = sum(float(np.square(d - np.mean(d)).sum()) for d in difference)
-    if freedom < 1 or squares == 0:
+    if freedom < 2 or squares == 0:  # with one degree of freedom the correction leaves nothing
         return math.nan
     return float((1 - 3 / (4 * freedom - 1)) * centre(difference) / math.sqrt(squares / freedom))
 
@@ -145,14 +162,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def smallest_p_value(pairs: int) -> float:
-    """The smallest two-sided p-value that a sign-flip test of so many pairs can give."""
-    return 2.0 / min(2**pairs, RESAMPLES + 1)
+def smallest_p_value(seeds: int, tasks: int = 1) -> float:
+    """The smallest two-sided p-value that a sign-flip test can give.
+
+    Over several tasks the interquartile mean does not see the signs of the pairs that it leaves out.
+    """
+    pairs = seeds * tasks
+    unseen = pairs // 4 if tasks > 1 else 0
+    return min(1.0, max(2.0 ** (1 + unseen - pairs), 2.0 / (RESAMPLES + 1)))
 
 
 def seeds_needed(arms: int, tasks: int = 1, level: float = 0.05) -> int:
     """The fewest seeds with which one of so many arms can be significant after Holm's correction."""
     seeds = 2
-    while smallest_p_value(seeds * tasks) * arms > level:
+    while smallest_p_value(seeds, tasks) * arms > level:
         seeds += 1
     return seeds
