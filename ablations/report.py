@@ -26,9 +26,9 @@ from sweep.tracking import log_to_parent, share_grouped_view
 
 METHOD = (
     "Every arm is paired with the base by seed, performer and category. Low and high: 95 % interval of the paired difference, "
-    "BCa bootstrap, widened to Student's for few pairs (with 5 pairs it still covers only 89 %). p-value: two-sided sign-flip permutation test, exact up to 13 pairs; "
-    "Holm's correction is over the arms of a metric. Effect size: difference over the standard deviation of the differences "
-    "within performer and category, with Hedges' correction."
+    "BCa bootstrap, widened to Student's for few pairs (with 5 pairs it still covers only 89 %). p-value: two-sided sign-flip "
+    "permutation test, exact up to 13 pairs; Holm's correction is over the arms of a metric. Effect size: difference over the "
+    "standard deviation of the differences within performer and category, with Hedges' correction."
 )
 SEVERAL = (
     "With several performers or categories the figures are interquartile means over all runs, of the base, of the arm and of "
