@@ -223,3 +223,24 @@ def test_a_trial_that_cannot_go_on_does_not_take_its_batch_with_it(home: Path, t
     assert ran.returncode == 0, ran.stderr
     shown = check_record(home, "one-bad", 3)
     assert shown["trials"]["complete"] == 2 and shown["trials"]["failed"] == 1
+
+
+def test_a_batch_whose_worker_died_too_often_is_tried_trial_by_trial(home: Path, tmp_path: Path) -> None:
+    epochs = 12
+    space = {"loss.eta": {"type": "categorical", "choices": [0.3, 0.6, 1.0]}}
+    file = write(tmp_path, "died", space=space, sampler="grid", trials=3, resources={"trials_per_batch": 3}, max_retries=0)
+    driver = subprocess.Popen(command("sweep", "run", str(file), f"base.train.epochs={epochs}"), stderr=subprocess.DEVNULL)
+    until(lambda: list((home / "sweeps" / "died" / "trials").glob("*/checkpoint/*.safetensors")), driver)
+    os.kill(until(lambda: workers(driver.pid), driver)[0], signal.SIGKILL)
+    assert driver.wait(PATIENCE) == 0
+    assert check_record(home, "died", 3, epochs)["trials"]["complete"] == 3
+    assert len(list((home / "sweeps" / "died" / "trials").glob("*/checkpoint"))) == 3
+
+
+def test_batches_keep_to_the_budget(home: Path, tmp_path: Path) -> None:
+    start = [{"loss.eta": eta} for eta in (0.4, 0.5, 0.6, 0.7)]
+    file = write(tmp_path, "budget", start=start, trials=2, resources={"trials_per_batch": 8})
+    ran = paraphrase("sweep", "run", str(file))
+    assert ran.returncode == 0, ran.stderr
+    shown = json.loads(paraphrase("sweep", "show", "budget", "--json").stdout)["trials"]
+    assert shown["complete"] == 2 and shown["running"] == 0
