@@ -32,40 +32,53 @@ def load_coco_keypoints(config: DataConfig) -> Source:
     files = sorted((folder / "annotations").glob("*.json"))
     if not files or not (folder / "images").is_dir():
         raise InputError(f"data.path: {folder} is not such a folder; {WHERE}")
-    contents = {file: _read(file) for file in files}
-    categories: dict[str, list[str]] = {}
-    for content in contents.values():
-        for category in content["categories"]:
-            categories.setdefault(str(category["name"]), [str(k) for k in category.get("keypoints", [])])
-    parts = list(dict.fromkeys(p for names in categories.values() for p in names))
+    contents = {file: content for file in files if (content := _read(file)) is not None}
+    if not contents:
+        raise InputError(f"{files[0]}: no category has `keypoints`, nor in another file beside it; {WHERE}")
+    every = [category for content in contents.values() for category in content["categories"]]
+    categories = list(dict.fromkeys(str(category["name"]) for category in every))
+    parts = list(dict.fromkeys(str(k) for category in every for k in category.get("keypoints") or []))
     splits: tuple[list[Record], list[Record]] = [], []
     problems: list[str] = []
     for file, content in contents.items():
-        reader = _Reader(file, folder / "images", content, list(categories), parts, config.min_object)
+        reader = _Reader(file, folder / "images", content, categories, parts, config.min_object)
         records = reader.records(problems)
-        if len(files) == 1:
+        if len(contents) == 1:
             images = sorted({r.image for r in records})
             test = {images[i] for i in draw_test(len(images), config.test_share, config.seed, "coco_keypoints")}
             for record in records:
                 splits[record.image in test].append(record)
         else:
             splits["train" not in file.stem].extend(records)
-    return Source(folder.resolve().name, list(categories), parts, splits[0], splits[1], problems)
+    return Source(folder.resolve().name, categories, parts, splits[0], splits[1], problems)
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> dict[str, Any] | None:
+    """A file's content; None for the captions and instances that COCO has beside its keypoints.
+
+    Raises:
+        InputError: names the file and what is wrong with it as a whole.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: cannot be read as JSON ({error})") from None
+    if isinstance(content, dict) and "images" in content and "annotations" in content and not _has_keypoints(content):
+        return None
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise InputError(f"{file}: has no list `{key}`; expected a COCO keypoint file")
     try:
-        {c["id"]: c["name"] for c in content["categories"]}, {i["id"]: i["file_name"] for i in content["images"]}
-    except (KeyError, TypeError):
+        {c["id"]: (c["name"], list(c.get("keypoints") or [])) for c in content["categories"]}
+        {i["id"]: i["file_name"] for i in content["images"]}
+    except (AttributeError, KeyError, TypeError):
         raise InputError(f"{file}: every category needs `id` and `name`, every image `id` and `file_name`") from None
     return content
+
+
+def _has_keypoints(content: dict[str, Any]) -> bool:
+    categories = content.get("categories", [])
+    return not isinstance(categories, list) or any(not isinstance(c, dict) or c.get("keypoints") for c in categories)
 
 
 class _Reader:
@@ -78,7 +91,7 @@ class _Reader:
         self.annotations = content["annotations"]
         self.images = {image["id"]: str(image["file_name"]) for image in content["images"]}
         self.labels = {c["id"]: categories.index(str(c["name"])) for c in content["categories"]}
-        self.keypoints = {c["id"]: [str(k) for k in c.get("keypoints", [])] for c in content["categories"]}
+        self.keypoints = {c["id"]: [str(k) for k in c.get("keypoints") or []] for c in content["categories"]}
         nested = root / next((name for name in ("train", "val", "test") if name in file.stem), "")
         self.folders = [root, nested, root / file.stem.removeprefix("person_keypoints_")]
         self.inside = f"{root.resolve()}/"
@@ -90,7 +103,7 @@ class _Reader:
             origin = f"{self.file}: annotations[{i}]"
             try:
                 record = self._record(annotation, origin)
-            except (KeyError, TypeError, ValueError) as error:
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
                 problems.append(f"{origin}: {error.args[0] if isinstance(error, ValueError) else f'bad or missing {error}'}")
                 continue
             if record is not None:
@@ -101,7 +114,7 @@ class _Reader:
         """One record; None for a crowd or a small object.
 
         Raises:
-            KeyError, TypeError, ValueError: if a field is missing or impossible.
+            AttributeError, KeyError, TypeError, ValueError: if a field is missing or impossible.
         """
         if annotation.get("iscrowd"):
             return None
@@ -115,7 +128,7 @@ class _Reader:
         name = self.images[annotation["image_id"]]
         if problem := climbs_out(name, self.root, self.inside):
             raise ValueError(problem)
-        names, flat = self.keypoints[annotation["category_id"]], annotation.get("keypoints", [])
+        names, flat = self.keypoints[annotation["category_id"]], annotation.get("keypoints") or []
         if len(flat) != 3 * len(names):
             raise ValueError(f"keypoints has {len(flat)} numbers, its category's {len(names)} keypoints need {3 * len(names)}")
         points: dict[str, Landmark] = dict.fromkeys(self.parts, (0.0, 0.0, False))

@@ -102,3 +102,29 @@ def test_a_path_that_climbs_out_is_refused(folder: Path) -> None:
 def test_a_file_that_is_none_is_named(folder: Path, damage: str) -> None:
     with pytest.raises(InputError, match=r"animals\.json"):
         load_coco_keypoints(write(folder, "animals.json", damage))
+
+
+def test_captions_and_instances_beside_the_keypoints_are_passed_over(folder: Path) -> None:
+    whole = content()
+    captions = {"images": whole["images"], "annotations": [{"id": 1, "image_id": 1, "caption": "a cat"}]}
+    instances = whole | {"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "bird"}]}
+    write(folder, "captions_val2017.json", captions)
+    write(folder, "instances_val2017.json", instances)
+    alone = load_coco_keypoints(write(folder, "person_keypoints_val2017.json", whole))
+    assert alone.parts == ["nose", "tail", "wing"] and len(alone.train) + len(alone.test) == 8
+
+
+def test_files_without_any_keypoints_are_refused(folder: Path) -> None:
+    plain = content() | {"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "bird", "keypoints": None}]}
+    with pytest.raises(InputError, match=r"instances\.json: no category has `keypoints`"):
+        load_coco_keypoints(write(folder, "instances.json", plain))
+
+
+def test_entries_of_a_wrong_kind_are_named(folder: Path) -> None:
+    damaged = content()
+    damaged["annotations"] += [5, {"bbox": [1, 2, 90], "image_id": 0, "category_id": 1}, None]
+    problems = load_coco_keypoints(write(folder, "a.json", damaged)).problems
+    assert [p.split("a.json: ")[1].split(":")[0] for p in problems] == [f"annotations[{i}]" for i in (10, 11, 12)]
+    for key, value in (("categories", [7]), ("images", [7]), ("categories", [{"id": 1, "name": "cat", "keypoints": 3}])):
+        with pytest.raises(InputError, match="every category needs `id` and `name`, every image"):
+            load_coco_keypoints(write(folder, "a.json", content() | {key: value}))
