@@ -130,7 +130,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from core.evaluation import baseline
     from core.filters_page import draw_filters
     from core.tables import metrics_table
-    from core.training import CHECKPOINT, Training
+    from core.training import CHECKPOINT, Training, TrainingEnded
 
     config = configuration(arguments)
     out = arguments.out or home() / "explainers" / f"{config.data.source}-{config.performer.arch}-seed{config.train.seed}"
@@ -141,7 +141,13 @@ def _train(arguments: argparse.Namespace) -> int:
     training = Training.load(out, config, cache) if exists else Training(config, cache)
     with tqdm(total=config.train.epochs, initial=training.epoch, unit="epoch", disable=None) as bar:
         while not training.finished:
-            entry = training.run_epoch()
+            try:
+                entry = training.run_epoch()
+            except TrainingEnded as error:
+                bar.close()
+                kept = f"; its last whole epoch is in {out}" if training.epoch else ""
+                print(f"paraphrase: the run ended: {error}{kept}", file=sys.stderr)
+                return 1
             training.save(out)
             shown = ("location_instability", "p", "reconstruction_error", "fidelity")
             bar.set_postfix_str(" ".join(f"{k}={entry[k]:.4f}" for k in shown if k in entry))

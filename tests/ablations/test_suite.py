@@ -128,17 +128,21 @@ def test_aa_suite_compares_the_base_with_itself(tmp_path: Path, monkeypatch: pyt
     assert any(float(r["difference"]) != 0 for r in rows)
 
 
-@pytest.mark.parametrize("script", ["no_ordinary_track", "no_filter_loss", "suite"])
-def test_scripts_run_from_their_files(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scripts_run_from_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their folder is then first on the path, and none of its modules may hide one of the standard library's."""
     monkeypatch.setenv("PARAPHRASE_HOME", str(tmp_path / "home"))
-    file = Path(__file__).parents[2] / "ablations" / f"{script}.py"
-    only = ["--ablations", "no_filter_loss"] if script == "suite" else []
-    command = [sys.executable, str(file), *QUICK, *only, "--seeds", "2", "train.epochs=1", "resources.concurrency=1"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert ran.returncode == 0, ran.stderr
-    assert "no_filter_loss" in ran.stdout or script == "no_ordinary_track"
-    assert not {p.stem for p in file.parent.glob("*.py")} & set(sys.stdlib_module_names)
+    folder = Path(__file__).parents[2] / "ablations"
+
+    def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(folder / f"{script}.py"), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+    ran = run("no_filter_loss", *QUICK, "--seeds", "2", "train.epochs=1", "resources.concurrency=1")
+    assert ran.returncode == 0 and "no_filter_loss" in ran.stdout, ran.stderr
+    for script in ("no_ordinary_track", "suite"):
+        refused = run(script, *QUICK, "--seeds", "1")
+        assert refused.returncode == 2 and "--seeds 1: must be at least 2" in refused.stderr
+    assert not {p.stem for p in folder.glob("*.py")} & set(sys.stdlib_module_names)
 
 
 @pytest.mark.parametrize(
