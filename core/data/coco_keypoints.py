@@ -3,12 +3,16 @@
     annotations/*train*.json, *val*.json or *test*.json   the splits; a single file is split at random
     images/...                                            `file_name` of each image, or in images/<name of the split>/
 
-One record an annotation. A keypoint counts as visible where its flag is 2 (labelled and seen).
+One record an annotation. A keypoint counts as visible where its flag is 2 (labelled and seen). Files without keypoints,
+which COCO has in the same folder (captions, instances, image_info), are passed over.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import os
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,8 @@ from core.data.records import Landmark, Record, Source
 from core.errors import InputError
 
 WHERE = "expected a folder with annotations/*.json (COCO keypoints) and images/"
+Id = int | float | str
+"""What an id may be: it must be hashable. Tables that were exported from data frames have 1.0 for 1."""
 
 
 def load_coco_keypoints(config: DataConfig) -> Source:
@@ -34,10 +40,11 @@ def load_coco_keypoints(config: DataConfig) -> Source:
         raise InputError(f"data.path: {folder} is not such a folder; {WHERE}")
     contents = {file: content for file in files if (content := _read(file)) is not None}
     if not contents:
-        raise InputError(f"{files[0]}: no category has `keypoints`, nor in another file beside it; {WHERE}")
+        names = ", ".join(file.name for file in files)
+        raise InputError(f"{folder / 'annotations'}: no file has keypoints in its categories and annotations ({names}); {WHERE}")
     every = [category for content in contents.values() for category in content["categories"]]
     categories = list(dict.fromkeys(str(category["name"]) for category in every))
-    parts = list(dict.fromkeys(str(k) for category in every for k in category.get("keypoints") or []))
+    parts = list(dict.fromkeys(k for category in every for k in category["keypoints"]))
     splits: tuple[list[Record], list[Record]] = [], []
     problems: list[str] = []
     for file, content in contents.items():
@@ -54,31 +61,56 @@ def load_coco_keypoints(config: DataConfig) -> Source:
 
 
 def _read(file: Path) -> dict[str, Any] | None:
-    """A file's content; None for the captions and instances that COCO has beside its keypoints.
+    """A file's content; None if it is sound, but not about keypoints.
 
     Raises:
-        InputError: names the file and what is wrong with it as a whole.
+        InputError: names the file, and the category or image if one of them is damaged.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file}: cannot be read as JSON ({error})") from None
-    if isinstance(content, dict) and "images" in content and "annotations" in content and not _has_keypoints(content):
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        raise InputError(f"{file}: has no list `images`; expected a COCO keypoint file")
+    if not _has_keypoints(content):
         return None
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+    for key in ("annotations", "categories"):
+        if not isinstance(content.get(key), list):
             raise InputError(f"{file}: has no list `{key}`; expected a COCO keypoint file")
-    try:
-        {c["id"]: (c["name"], list(c.get("keypoints") or [])) for c in content["categories"]}
-        {i["id"]: i["file_name"] for i in content["images"]}
-    except (AttributeError, KeyError, TypeError):
-        raise InputError(f"{file}: every category needs `id` and `name`, every image `id` and `file_name`") from None
+    for key, field, kind in (("categories", "name", (str, int)), ("images", "file_name", (str,))):
+        for i, entry in enumerate(content[key]):
+            if not isinstance(entry, dict) or not isinstance(entry.get("id"), Id) or not isinstance(entry.get(field), kind):
+                raise InputError(f"{file}: {key}[{i}]: is {_short(entry)}; expected an object with `id` and `{field}`")
+    for i, category in enumerate(content["categories"]):
+        names = category["keypoints"] = category.get("keypoints") or []
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise InputError(f"{file}: categories[{i}]: keypoints is {_short(names)}; expected a list of names")
     return content
 
 
 def _has_keypoints(content: dict[str, Any]) -> bool:
-    categories = content.get("categories", [])
-    return not isinstance(categories, list) or any(not isinstance(c, dict) or c.get("keypoints") for c in categories)
+    """Whether any category and any annotation has keypoints; damage counts as having them, so that it is looked at."""
+    categories, annotations = content.get("categories", []), content.get("annotations", [])
+    return _any_with_keypoints(categories) and (not annotations or _any_with_keypoints(annotations))
+
+
+def _any_with_keypoints(entries: Any) -> bool:
+    return not isinstance(entries, list) or any(not isinstance(e, dict) or e.get("keypoints") for e in entries)
+
+
+def _short(value: Any) -> str:
+    """The value as one line of a message."""
+    return reprlib.repr(value)
+
+
+def _numbers(value: Any) -> list[float] | None:
+    """A list of JSON numbers as floats; None if it is anything else."""
+    if not isinstance(value, list) or not all(isinstance(v, int | float) for v in value):
+        return None
+    try:
+        return [float(v) for v in value]
+    except OverflowError:  # JSON's integers have no bounds
+        return None
 
 
 class _Reader:
@@ -89,9 +121,9 @@ class _Reader:
     ) -> None:
         self.file, self.root, self.parts, self.smallest = file, root, parts, smallest
         self.annotations = content["annotations"]
-        self.images = {image["id"]: str(image["file_name"]) for image in content["images"]}
+        self.images = {image["id"]: image["file_name"] for image in content["images"]}
         self.labels = {c["id"]: categories.index(str(c["name"])) for c in content["categories"]}
-        self.keypoints = {c["id"]: [str(k) for k in c.get("keypoints") or []] for c in content["categories"]}
+        self.keypoints = {c["id"]: c["keypoints"] for c in content["categories"]}
         nested = root / next((name for name in ("train", "val", "test") if name in file.stem), "")
         self.folders = [root, nested, root / file.stem.removeprefix("person_keypoints_")]
         self.inside = f"{root.resolve()}/"
@@ -103,37 +135,45 @@ class _Reader:
             origin = f"{self.file}: annotations[{i}]"
             try:
                 record = self._record(annotation, origin)
-            except (AttributeError, KeyError, TypeError, ValueError) as error:
-                problems.append(f"{origin}: {error.args[0] if isinstance(error, ValueError) else f'bad or missing {error}'}")
+            except ValueError as error:
+                problems.append(f"{origin}: {error}")
                 continue
             if record is not None:
                 found.append(record)
         return found
 
-    def _record(self, annotation: dict[str, Any], origin: str) -> Record | None:
+    def _record(self, annotation: Any, origin: str) -> Record | None:
         """One record; None for a crowd or a small object.
 
         Raises:
-            AttributeError, KeyError, TypeError, ValueError: if a field is missing or impossible.
+            ValueError: if a field is missing or impossible.
         """
+        if not isinstance(annotation, dict):
+            raise ValueError(f"is {_short(annotation)}; expected an object with `bbox`, `image_id`, `category_id`, `keypoints`")
         if annotation.get("iscrowd"):
             return None
-        x, y, w, h = (float(v) for v in annotation["bbox"])
+        box = _numbers(annotation.get("bbox"))
+        if box is None or len(box) != 4 or not all(map(math.isfinite, box)):
+            raise ValueError(f"bbox is {_short(annotation.get('bbox'))}; expected four finite numbers: x, y, width, height")
+        x, y, w, h = box
         if min(w, h) < self.smallest:
             return None
-        if annotation["image_id"] not in self.images:
-            raise ValueError(f"there is no image of id {annotation['image_id']}")
-        if annotation["category_id"] not in self.labels:
-            raise ValueError(f"there is no category of id {annotation['category_id']}")
+        for field, known in (("image_id", self.images), ("category_id", self.labels)):
+            if field not in annotation:
+                raise ValueError(f"has no `{field}`")
+            if not isinstance(annotation[field], Id) or annotation[field] not in known:
+                raise ValueError(f"there is no {field.removesuffix('_id')} of id {_short(annotation[field])}")
         name = self.images[annotation["image_id"]]
         if problem := climbs_out(name, self.root, self.inside):
             raise ValueError(problem)
-        names, flat = self.keypoints[annotation["category_id"]], annotation.get("keypoints") or []
+        names, given = self.keypoints[annotation["category_id"]], annotation.get("keypoints") or []
+        flat = _numbers(given)
+        if flat is None:
+            raise ValueError(f"keypoints is {_short(given)}; expected a list of numbers: x, y, flag for each keypoint")
         if len(flat) != 3 * len(names):
             raise ValueError(f"keypoints has {len(flat)} numbers, its category's {len(names)} keypoints need {3 * len(names)}")
         points: dict[str, Landmark] = dict.fromkeys(self.parts, (0.0, 0.0, False))
         for k, part in enumerate(names):
-            px, py, flag = flat[3 * k : 3 * k + 3]
-            points[part] = (float(px), float(py), flag == 2)
-        image = next((f / name for f in self.folders if (f / name).is_file()), self.root / name)
+            points[part] = (flat[3 * k], flat[3 * k + 1], flat[3 * k + 2] == 2)
+        image = next((f / name for f in self.folders if os.path.isfile(f / name)), self.root / name)
         return Record(image, (x, y, w, h), self.labels[annotation["category_id"]], points, origin)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,16 @@ def test_names_of_the_files_are_the_splits(folder: Path) -> None:
         ({"keypoints": [1, 2, 2]}, "keypoints has 3 numbers, its category's 2 keypoints need 6"),
         ({"image_id": 77}, "there is no image of id 77"),
         ({"category_id": 77}, "there is no category of id 77"),
-        ({"bbox": None}, "bad or missing"),
+        ({"image_id": [1]}, r"there is no image of id \[1\]"),
+        ({"bbox": None}, "bbox is None; expected four finite numbers"),
+        ({"bbox": [1, 2, 90]}, r"bbox is \[1, 2, 90\]; expected four"),
+        ({"bbox": "1299"}, "bbox is '1299'; expected four"),
+        ({"bbox": [5, 5, math.nan, 50]}, r"bbox is \[5, 5, nan, 50\]; expected four"),
+        ({"bbox": [5, 5, 5, math.nan]}, r"bbox is \[5, 5, 5, nan\]; expected four"),
+        ({"bbox": [5, 5, 10**400, 50]}, "bbox is .*; expected four"),
+        ({"keypoints": 3}, "keypoints is 3; expected a list of numbers"),
+        ({"keypoints": [None, 1, 2, 3, 4, 2]}, r"keypoints is \[None, 1, 2, 3, 4, 2\]; expected a list of numbers"),
+        ({"keypoints": [math.nan, 1, 2, 3, 4, 2]}, "landmark 'nose' is visible, but its position is nan"),
     ],
 )
 def test_a_damaged_annotation_is_named(folder: Path, change: dict[str, Any], message: str) -> None:
@@ -88,6 +98,21 @@ def test_a_damaged_annotation_is_named(folder: Path, change: dict[str, Any], mes
         load_dataset(config)
     config.skip_bad = True
     assert len(load_dataset(config).skipped) == 1
+
+
+@pytest.mark.parametrize("field", ["bbox", "image_id", "category_id", "keypoints"])
+def test_a_field_that_an_annotation_lacks_is_named(folder: Path, field: str) -> None:
+    data = content()
+    del data["annotations"][2][field]
+    (problem,) = load_coco_keypoints(write(folder, "animals.json", data)).problems
+    assert "animals.json: annotations[2]: " in problem and field in problem
+
+
+def test_a_name_too_long_for_a_file_is_named(folder: Path) -> None:
+    data = content()
+    data["images"][2]["file_name"] = "a" * 5000
+    with pytest.raises(InputError, match=r"animals\.json: annotations\[2\]: .*cannot be read"):
+        load_dataset(write(folder, "animals.json", data))
 
 
 def test_a_path_that_climbs_out_is_refused(folder: Path) -> None:
@@ -104,27 +129,98 @@ def test_a_file_that_is_none_is_named(folder: Path, damage: str) -> None:
         load_coco_keypoints(write(folder, "animals.json", damage))
 
 
-def test_captions_and_instances_beside_the_keypoints_are_passed_over(folder: Path) -> None:
+def without(entries: list[dict[str, Any]], field: str) -> list[dict[str, Any]]:
+    return [{k: v for k, v in entry.items() if k != field} for entry in entries]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_other_files_of_coco_are_passed_over(folder: Path, split: str) -> None:
+    """The folder as it is distributed; instances must neither double the objects nor take the category's keypoints."""
     whole = content()
-    captions = {"images": whole["images"], "annotations": [{"id": 1, "image_id": 1, "caption": "a cat"}]}
-    instances = whole | {"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "bird"}]}
-    write(folder, "captions_val2017.json", captions)
-    write(folder, "instances_val2017.json", instances)
-    alone = load_coco_keypoints(write(folder, "person_keypoints_val2017.json", whole))
-    assert alone.parts == ["nose", "tail", "wing"] and len(alone.train) + len(alone.test) == 8
+    categories = without(whole["categories"], "keypoints")
+    instances = {"images": whole["images"], "annotations": without(whole["annotations"], "keypoints"), "categories": categories}
+    captions = [{"id": 1, "image_id": 1, "caption": "a cat"}]
+    for other in ("train", "val"):
+        write(folder, f"captions_{other}2017.json", {"images": whole["images"], "annotations": captions})
+        write(folder, f"instances_{other}2017.json", instances)
+        write(folder, f"named_instances_{other}2017.json", instances | {"categories": whole["categories"]})
+    write(folder, "image_info_test2017.json", {"images": whole["images"], "categories": categories})
+    alone = load_coco_keypoints(write(folder, f"person_keypoints_{split}2017.json", whole))
+    assert alone.categories == ["cat", "bird"] and alone.parts == ["nose", "tail", "wing"] and not alone.problems
+    assert len(alone.train) == len(alone.test) == 4  # a single keypoint file is split at random
+    rest = "train" if split == "val" else "val"
+    both = load_coco_keypoints(write(folder, f"person_keypoints_{rest}2017.json", whole))
+    assert len(both.train) == len(both.test) == 8 and not both.problems
 
 
-def test_files_without_any_keypoints_are_refused(folder: Path) -> None:
-    plain = content() | {"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "bird", "keypoints": None}]}
-    with pytest.raises(InputError, match=r"instances\.json: no category has `keypoints`"):
+def test_parts_are_those_of_all_keypoint_files(folder: Path) -> None:
+    other = content()
+    other["categories"][0]["keypoints"] = ["ear", "tail"]
+    write(folder, "a_train.json", content())
+    source = load_coco_keypoints(write(folder, "a_val.json", other))
+    assert source.parts == ["nose", "tail", "wing", "ear"]
+    assert source.train[0].landmarks["nose"] == source.test[0].landmarks["ear"] == (20, 10, True)
+    assert not source.test[0].landmarks["nose"][2]
+
+
+@pytest.mark.parametrize("keypoints", [None, []])
+def test_files_without_any_keypoints_are_refused(folder: Path, keypoints: list[str] | None) -> None:
+    plain = content() | {"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "bird", "keypoints": keypoints}]}
+    write(folder, "captions.json", {"images": [], "annotations": []})
+    with pytest.raises(InputError, match=r"annotations: no file has keypoints .*\(captions\.json, instances\.json\)") as error:
         load_coco_keypoints(write(folder, "instances.json", plain))
+    assert "\n" not in str(error.value)
 
 
-def test_entries_of_a_wrong_kind_are_named(folder: Path) -> None:
-    damaged = content()
-    damaged["annotations"] += [5, {"bbox": [1, 2, 90], "image_id": 0, "category_id": 1}, None]
-    problems = load_coco_keypoints(write(folder, "a.json", damaged)).problems
-    assert [p.split("a.json: ")[1].split(":")[0] for p in problems] == [f"annotations[{i}]" for i in (10, 11, 12)]
-    for key, value in (("categories", [7]), ("images", [7]), ("categories", [{"id": 1, "name": "cat", "keypoints": 3}])):
-        with pytest.raises(InputError, match="every category needs `id` and `name`, every image"):
-            load_coco_keypoints(write(folder, "a.json", content() | {key: value}))
+def test_a_category_without_keypoints_beside_others_has_none(folder: Path) -> None:
+    data = content()
+    data["categories"][1]["keypoints"] = None
+    data["annotations"] = [a | ({"keypoints": None} if a["category_id"] == 2 else {}) for a in data["annotations"]]
+    source = load_coco_keypoints(write(folder, "animals.json", data))
+    assert source.parts == ["nose", "tail"] and not source.problems
+    assert all(any(seen for _, _, seen in r.landmarks.values()) == (r.label == 0) for r in source.train + source.test)
+
+
+@pytest.mark.parametrize("entry", [5, None, "cat", [1]])
+def test_an_annotation_of_a_wrong_kind_is_named(folder: Path, entry: Any) -> None:
+    for sound in ([], content()["annotations"]):
+        data = content() | {"annotations": [*sound, entry]}
+        (problem,) = load_coco_keypoints(write(folder, "a.json", data)).problems
+        assert f"a.json: annotations[{len(sound)}]: is {entry!r}; expected an object" in problem
+
+
+@pytest.mark.parametrize(
+    ("key", "entry", "message"),
+    [
+        ("images", 5, "is 5; expected an object with `id` and `file_name`"),
+        ("images", None, "is None; expected an object"),
+        ("images", {"file_name": "1.png"}, "is {'file_name': '1.png'}; expected an object with `id`"),
+        ("images", {"id": [1], "file_name": "1.png"}, "expected an object with `id`"),
+        ("images", {"id": 1, "file_name": None}, "expected an object with `id` and `file_name`"),
+        ("categories", 7, "is 7; expected an object with `id` and `name`"),
+        ("categories", {"name": "cat"}, "expected an object with `id` and `name`"),
+        ("categories", {"id": 3}, "expected an object with `id` and `name`"),
+        ("categories", {"id": 3, "name": ["cat"]}, "expected an object with `id` and `name`"),
+        ("categories", {"id": 3, "name": "dog", "keypoints": 3}, "keypoints is 3; expected a list of names"),
+        ("categories", {"id": 3, "name": "dog", "keypoints": "nose"}, "keypoints is 'nose'; expected a list of names"),
+        ("categories", {"id": 3, "name": "dog", "keypoints": [{}]}, "keypoints is [{}]; expected a list of names"),
+    ],
+)
+def test_a_damaged_image_or_category_is_named(folder: Path, key: str, entry: Any, message: str) -> None:
+    data = content()
+    data[key].append(entry)
+    with pytest.raises(InputError) as error:
+        load_coco_keypoints(write(folder, "a.json", data))
+    told = str(error.value)
+    assert f"a.json: {key}[{len(data[key]) - 1}]: " in told and message in told and "\n" not in told
+
+
+@pytest.mark.parametrize("key", ["images", "annotations", "categories"])
+def test_a_list_that_is_none_is_named(folder: Path, key: str) -> None:
+    with pytest.raises(InputError, match=rf"a\.json: has no list `{key}`"):
+        load_coco_keypoints(write(folder, "a.json", content() | {key: {"1": 5}}))
+
+
+def test_json_nested_without_end_is_named(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"a\.json: cannot be read as JSON"):
+        load_coco_keypoints(write(folder, "a.json", "[" * 100_000))
