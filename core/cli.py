@@ -37,7 +37,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     remove.add_argument("key", help="cache key or its beginning")
     remove.set_defaults(run=_cache_remove)
 
-    train = _configured(commands.add_parser("train", help="train one explainer"))
+    ends = "Exit code: 0; 1 if the run cannot go on (its loss is not finite, or all filters died); 2 for bad input."
+    train = _configured(commands.add_parser("train", help="train one explainer", epilog=ends))
     train.add_argument("--out", type=Path, help="folder of the explainer (default: under the home folder)")
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in the folder")
     train.add_argument("--json", action="store_true", help="print the metrics as JSON")
@@ -145,7 +146,7 @@ def _train(arguments: argparse.Namespace) -> int:
                 entry = training.run_epoch()
             except TrainingEnded as error:
                 bar.close()
-                kept = f"; its last whole epoch is in {out}" if training.epoch else ""
+                kept = f"; the checkpoint in {out} is of epoch {training.history[-1]['epoch']}" if training.history else ""
                 print(f"paraphrase: the run ended: {error}{kept}", file=sys.stderr)
                 return 1
             training.save(out)
@@ -271,7 +272,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_command(parser: argparse.ArgumentParser, arguments: list[str] | None = None) -> int:
-    """Parse and run; bad input is one line on stderr and exit code 2."""
+    """Parse and run; bad input is one line on stderr and exit code 2, a run that cannot go on one line and exit code 1."""
     parsed = parser.parse_args(arguments)
     try:
         return parsed.run(parsed)
