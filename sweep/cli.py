@@ -23,7 +23,7 @@ def main(
     *more: Callable[[argparse._SubParsersAction], None],
     sections: Callable[[str], list[Section]] | None = None,
 ) -> int:
-    """Entry point; returns the exit code: 0, 2 for bad input, 130 after an interruption.
+    """Entry point; returns the exit code: 0, 1 where training cannot go on, 2 for bad input, 130 after an interruption.
 
     Args:
         arguments: of the command line; None: the process's own.
