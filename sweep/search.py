@@ -164,8 +164,9 @@ class StudySearcher(Searcher):
         if self.batch == 1 or key is None:
             return []
         room = self._room() - 1
-        fresh = room - len(self.waiting) if self.sweep.sampler == "grid" else min(self.batch - 1, room) - len(self.waiting)
-        candidates, self.waiting = self.waiting, []
+        candidates, later = self.waiting[:room], self.waiting[room:]  # what is opened must have room in the budget
+        fresh = (room if self.sweep.sampler == "grid" else min(self.batch - 1, room)) - len(candidates)
+        self.waiting = []
         for i in range(len(candidates) + max(0, fresh)):
             trial = self._reopen(candidates[i]) if i < len(candidates) else self._ask()
             joins = len(others) < min(self.batch - 1, room) and not self._bound(trial.number)
@@ -176,6 +177,7 @@ class StudySearcher(Searcher):
                 others.append((trial, other))
             else:
                 self.waiting.append(trial.number)
+        self.waiting += later
         return others
 
     def _next_trial(self) -> Trial:
