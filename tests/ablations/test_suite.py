@@ -140,7 +140,7 @@ def test_scripts_run_from_their_files(tmp_path: Path, monkeypatch: pytest.Monkey
     ran = run("no_filter_loss", *QUICK, "--seeds", "2", "train.epochs=1", "resources.concurrency=1")
     assert ran.returncode == 0 and "no_filter_loss" in ran.stdout, ran.stderr
     for script in ("no_ordinary_track", "suite"):
-        refused = run(script, *QUICK, "--seeds", "1")
+        refused = run(script, *QUICK, "--seeds", "1", "--name", "other")
         assert refused.returncode == 2 and "--seeds 1: must be at least 2" in refused.stderr
     assert not {p.stem for p in folder.glob("*.py")} & set(sys.stdlib_module_names)
 
