@@ -55,13 +55,10 @@ def _add_tables(commands: argparse._SubParsersAction) -> None:
 
 def _tables(arguments: argparse.Namespace) -> int:
     from ablations.tables import measure, render
-    from sweep.folder import write_atomically
+    from core.files import write_or_print
 
     text = render([cell for name in arguments.names for cell in measure(name, arguments.arm)], arguments.format)
-    if arguments.out:
-        write_atomically(arguments.out, text)
-    else:
-        print(text, end="")
+    write_or_print(text, arguments.out)
     return 0
 
 

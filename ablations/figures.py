@@ -8,6 +8,7 @@ from pathlib import Path
 from ablations.paired import Comparison
 from ablations.paper import EXPLAINER
 from ablations.tables import Cell
+from core.drawing import pyplot, save
 from core.metrics import LOWER_IS_BETTER
 
 BETTER, WORSE, OPEN = "#2a7f62", "#b3423a", "#5f6368"
@@ -18,15 +19,10 @@ def draw_forests(table: Mapping[str, Mapping[str, Comparison | None]], out: Path
 
     Green where the arm is better than the base over the whole interval, red where it is worse, grey where 0 lies inside.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     arms = list(next(iter(table.values()), {}))
     columns = min(3, max(1, len(table)))
     rows = -(-max(1, len(table)) // columns)
-    figure, grid = plt.subplots(
+    figure, grid = pyplot().subplots(
         rows, columns, figsize=(4.2 * columns, (0.9 + 0.3 * len(arms)) * rows), sharey=True, squeeze=False, layout="constrained"
     )
     for axes in grid.flat[len(table) :]:
@@ -51,10 +47,7 @@ def draw_forests(table: Mapping[str, Mapping[str, Comparison | None]], out: Path
         axes.set_yticks(range(len(arms)), [a.replace("_", " ") for a in arms])
         axes.set_ylim(len(arms) - 0.5, -0.5)
         axes.set_xlabel("arm minus base", fontsize=8)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=130)
-    plt.close(figure)
-    return out
+    return save(figure, out, dpi=130)
 
 
 def draw_shares(cells: Sequence[Cell], out: Path) -> Path | None:
@@ -62,15 +55,10 @@ def draw_shares(cells: Sequence[Cell], out: Path) -> Path | None:
 
     The filled part of a bar is p, the share of object parts; the rest is the ordinary track's.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     some = [c for c in cells if c.metric == "p" and c.side == EXPLAINER]
     if not some:
         return None
-    figure, axes = plt.subplots(figsize=(7.5, 0.9 + 0.38 * len(some)), layout="constrained")
+    figure, axes = pyplot().subplots(figsize=(7.5, 0.9 + 0.38 * len(some)), layout="constrained")
     for y, cell in enumerate(some):
         axes.barh(y, 1.0, color="#e8eaed", height=0.7)
         axes.barh(y, cell.value, color=BETTER, height=0.7)
@@ -80,7 +68,4 @@ def draw_shares(cells: Sequence[Cell], out: Path) -> Path | None:
     axes.set_yticks(range(len(some)), [f"{c.performer}, {c.column}" for c in some], fontsize=8)
     axes.set(xlim=(0, 1.08), ylim=(len(some) - 0.5, -0.5), xlabel="share of object parts, p (line: 95 % interval over seeds)")
     axes.spines[["top", "right"]].set_visible(False)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=130)
-    plt.close(figure)
-    return out
+    return save(figure, out, dpi=130)

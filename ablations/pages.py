@@ -61,7 +61,10 @@ def draw_runs(name: str, left: int, right: int, out: Path | None = None) -> Path
     if _key(sweep, by_number[left])[0] != _key(sweep, by_number[right])[0]:
         raise InputError(f"{right}: is of another performer or category than {left}")
     out = out or sweep_folder(name) / "report" / "pages" / f"{left:03d}-{right:03d}.png"
-    return draw_pair(name, by_number[left], by_number[right], out)
+    try:
+        return draw_pair(name, by_number[left], by_number[right], out)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error.strerror})") from None
 
 
 def _config(sweep: SweepConfig, trial: FrozenTrial) -> Config:

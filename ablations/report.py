@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Mapping
 from io import StringIO
 from itertools import groupby
@@ -16,10 +15,11 @@ from ablations.figures import draw_forests, draw_shares
 from ablations.pages import draw_pages
 from ablations.paired import Comparison
 from ablations.results import DIMENSION, HEADER, comparisons, rows_of, runs_by_arm
+from core.files import write_atomically
 from core.metrics import LOWER_IS_BETTER
 from core.tables import latex_table, markdown_table, text_table
-from sweep.folder import sweep_folder, tracking_uri, write_atomically
-from sweep.page import Figure, Section, Table
+from sweep.folder import sweep_folder, tracking_uri
+from sweep.page import Figure, Section, Table, format_cell
 from sweep.report_page import write_sweep_page
 from sweep.results import load
 from sweep.tracking import log_to_parent, share_grouped_view
@@ -35,14 +35,6 @@ SEVERAL = (
     "their differences (which need not be the difference of the two), with bootstraps stratified by performer and category "
     "(Agarwal et al. 2021)."
 )
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return "-" if math.isnan(value) else f"{value:.4f}"
-    return str(value)
 
 
 class Written(NamedTuple):
@@ -76,7 +68,7 @@ def write_tables(name: str) -> Written:
     table = comparisons(name)
     rows = rows_of(table)
     folder = sweep_folder(name) / "report"
-    cells = [HEADER, *([_cell(v) for v in row] for row in rows)]
+    cells = [HEADER, *([format_cell(v) for v in row] for row in rows)]
     out = StringIO()
     csv.writer(out, lineterminator="\n").writerows([HEADER, *rows])
     runs = runs_by_arm(name).get(BASE, {})
@@ -118,7 +110,7 @@ def _comparison_section(
     for metric, some in groupby(rows, key=lambda row: row[0]):
         better = "lower" if metric in LOWER_IS_BETTER else "higher"
         caption = f"{metric.replace('_', ' ')} ({better} is better)"
-        found.append(Table(HEADER[1:], [[row[1].replace("_", " "), *map(_cell, row[2:])] for row in some], caption))
+        found.append(Table(HEADER[1:], [[row[1].replace("_", " "), *row[2:]] for row in some], caption))
     alt = f"Forest plots of {len(table)} metrics: each arm's difference from the base; its numbers are in the tables above."
     caption = "Green: better than the base over the whole interval; red: worse; grey: the interval holds 0."
     return Section(

@@ -37,6 +37,7 @@ class Task(NamedTuple):
 
 
 Metrics = Mapping[str, float]
+"""Key -> value of a run."""
 
 
 def task_of(config: Config, params: Mapping[str, Any]) -> Task:
@@ -118,6 +119,7 @@ def _compare(
 
 
 HEADER = ["metric", "arm", "pairs", "of base", "of arm", "difference", "low", "high", "p-value", "Holm", "effect size"]
+"""Of `rows_of`."""
 
 
 def rows_of(table: Mapping[str, Mapping[str, Comparison | None]]) -> list[list[Any]]:

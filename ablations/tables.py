@@ -19,6 +19,7 @@ from core.config import Config
 from core.errors import InputError
 from core.evaluation import baseline
 from core.tables import latex_table, markdown_table, text_table
+from core.training import of_replicate, replicates_in
 from sweep.config import ALL
 from sweep.results import load, pick
 from sweep.space import resolve
@@ -80,11 +81,7 @@ def measure(name: str, arm: str = BASE) -> list[Cell]:
 
 def _replicates(metrics: Metrics) -> list[Metrics]:
     """A trial's replicates, each as metrics of its own."""
-    count = sum(key.startswith("reconstruction_error_r") for key in metrics)
-    if not count:
-        return [metrics]
-    plain = [m for m in TITLES if m in metrics]
-    return [{m: metrics[f"{m}_r{r}"] for m in plain if f"{m}_r{r}" in metrics} for r in range(count)]
+    return [of_replicate(metrics, r) for r in range(replicates_in(metrics))] or [metrics]
 
 
 def _cells(

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from core.config import Config, to_mapping
 from core.errors import InputError
+from core.files import write_atomically
 from core.home import home
 from core.modules import build_module
 
@@ -121,10 +122,7 @@ def open_cache(config: Config, progress: bool = True) -> FeatureCache:
     note = _note(config)
     folder, files = build_cache(config, progress)
     remembered = {"key": folder.name, "files": files, "stamp": _stamp(config, files)}
-    note.parent.mkdir(parents=True, exist_ok=True)
-    part = note.with_suffix(f".{hashlib.sha256(str(id(note)).encode()).hexdigest()[:8]}.part")
-    part.write_text(json.dumps(remembered), encoding="utf-8")
-    part.rename(note)
+    write_atomically(note, json.dumps(remembered))
     return load_cache(folder)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from core.config import ExplainerConfig, from_mapping
 from core.errors import InputError
 from core.explainer import Explainer, PerformerShape
+from core.files import write_atomically
 from core.modules import build_module, describe_module
 
 EXPLAINER, ABOUT = "explainer.safetensors", "explainer.json"
@@ -60,9 +61,7 @@ def save_explainer(explainer: Explainer, folder: Path, about: dict[str, Any]) ->
         "shape": {k: getattr(shape, k) for k in ("channels", "pooled", "target_sizes", "target_relu")},
     }
     write_tensors(folder / EXPLAINER, explainer.state_dict(), network)
-    part = folder / f"{ABOUT}.part"
-    part.write_text(json.dumps(network | about, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, folder / ABOUT)
+    write_atomically(folder / ABOUT, json.dumps(network | about, indent=2) + "\n")
 
 
 def load_explainer(folder: str | Path) -> Explainer:

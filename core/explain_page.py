@@ -16,6 +16,7 @@ from torch import Tensor
 from core.attribution import NO_PART, OTHERS, SIDES, Average, Groups, Subject, average, contributions, grad_cam, shares
 from core.cache_build import cache_key
 from core.data.records import Record, crop
+from core.drawing import pyplot, save
 from core.errors import InputError
 from core.filters_page import overlay
 from core.performer import obtain_performer
@@ -123,11 +124,10 @@ def draw_category(subject: Subject, averages: Averages, category: int, out: Path
 
 def _draw_page(subject: Subject, explained: Explained, means: dict[str, Average], title: str, out: Path) -> Path:
     """Each image with the heat maps of both sides' groups; beneath them bars of the shares."""
-    pyplot = _pyplot()
     columns = _columns(explained.groups, means)
     across, height = 3.5 + 1.04 * max(len(c) for c in columns.values()), ROW * len(explained.images)
     size = (1.25 * max(across, 7), 1.25 * height + 2.6)
-    figure, (tiles, bars) = pyplot.subplots(2, 1, figsize=size, height_ratios=[size[1] - 2.6, 2.6], layout="constrained")
+    figure, (tiles, bars) = pyplot().subplots(2, 1, figsize=size, height_ratios=[size[1] - 2.6, 2.6], layout="constrained")
     colours = _colours(explained.groups)
     for i in range(len(explained.images)):
         _draw_row(tiles, i, explained, columns, colours, subject.cache.meta)
@@ -142,9 +142,8 @@ def draw_overview(subject: Subject, averages: Averages, out: Path) -> Path:
     """Draw the mean shares of every category, one bar a side, to a PNG file."""
     from matplotlib.colors import to_rgb
 
-    pyplot = _pyplot()
     colours, found = _colours(averages.groups), averages.by_category
-    figure, axis = pyplot.subplots(figsize=(9, 1.4 + 0.62 * len(found)), layout="constrained")
+    figure, axis = pyplot().subplots(figsize=(9, 1.4 + 0.62 * len(found)), layout="constrained")
     for row, means in enumerate(found.values()):
         for side, y in zip(SIDES, (row - 0.19, row + 0.19), strict=True):
             left = 0.0
@@ -160,29 +159,16 @@ def draw_overview(subject: Subject, averages: Averages, out: Path) -> Path:
     axis.set_xlim(0, 1)
     axis.set_xlabel("share of the performer's answer, mean over the category's test images")
     axis.spines[["top", "right"]].set_visible(False)
-    handles = [pyplot.Rectangle((0, 0), 1, 1, color=colour) for colour in colours.values()]
+    handles = [pyplot().Rectangle((0, 0), 1, 1, color=colour) for colour in colours.values()]
     figure.legend(handles, list(colours), loc="outside upper center", ncols=min(len(colours), 6), frameon=False)
     return _save(figure, out)
 
 
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
 def _save(figure: Any, out: Path) -> Path:
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=110)
+        return save(figure, out)
     except OSError as error:
         raise InputError(f"--out {out.parent}: {out.name} cannot be written there ({error.strerror})") from None
-    finally:
-        _pyplot().close(figure)
-    return out
 
 
 def all_names(groups: dict[str, Groups]) -> list[str]:

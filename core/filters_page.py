@@ -17,6 +17,7 @@ from core.config import Config
 from core.data import load_dataset
 from core.data.records import Record, crop
 from core.device import autocast_for
+from core.drawing import pyplot, save
 from core.evaluation import filter_scores, gather, performer_peaks, test_peaks
 from core.metrics import FilterScores, Peaks
 
@@ -166,13 +167,8 @@ def _show(view: Viewed, f: int, images: Tensor, cache: FeatureCache) -> Shown:
 
 def _draw(sides: dict[str, list[Shown]], records: list[Record], meta: dict[str, Any], out: Path) -> Path:
     """Both sides next to each other: a row a filter, a column an image."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     rows = max(1, *(len(side) for side in sides.values()))
-    figure, axes = pyplot.subplots(1, len(sides), figsize=(len(sides) * (IMAGES + 1.2), rows + 0.6), layout="constrained")
+    figure, axes = pyplot().subplots(1, len(sides), figsize=(len(sides) * (IMAGES + 1.2), rows + 0.6), layout="constrained")
     for axis, (title, side) in zip(axes, sides.items(), strict=True):
         axis.set_title(title)
         axis.set_xlim(0, IMAGES * 1.04)
@@ -185,10 +181,7 @@ def _draw(sides: dict[str, list[Shown]], records: list[Record], meta: dict[str, 
         for row, shown in enumerate(side):
             for column, image in enumerate(shown.images):
                 _draw_image(axis, crop(records[image], meta["input_size"])[0], shown, column, row, meta)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110)
-    pyplot.close(figure)
-    return out
+    return save(figure, out)
 
 
 def overlay(image: Any, heat: np.ndarray, meta: dict[str, Any], side: int = 96) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -300,9 +301,14 @@ def over_replicates(metrics: dict[str, Tensor]) -> dict[str, float]:
     return {k: v for k, v in entry.items() if not math.isnan(v)}
 
 
-def of_replicate(entry: dict[str, float], r: int) -> dict[str, float]:
+def of_replicate(entry: Mapping[str, float], r: int) -> dict[str, float]:
     """An epoch's entry as replicate r of a batch would have reported it alone; `seconds` is its share of the batch's."""
     end = f"_r{r}"
     own = {k.removesuffix(end): v for k, v in entry.items() if k.endswith(end)}
-    count = sum(k.startswith("reconstruction_error_r") for k in entry)
-    return {k: entry[k] for k in ("epoch", "timestamp")} | own | {"seconds": entry["seconds"] / count}
+    whole = {k: entry[k] for k in ("epoch", "timestamp") if k in entry}
+    return whole | own | {"seconds": entry["seconds"] / replicates_in(entry)}
+
+
+def replicates_in(entry: Mapping[str, float]) -> int:
+    """Number of replicates that an epoch's entry tells apart; 0 where it is of one alone."""
+    return sum(k.startswith("reconstruction_error_r") for k in entry)

@@ -184,14 +184,10 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from sweep.folder import write_atomically
+    from core.files import write_or_print
     from sweep.results import export_csv
 
-    text = export_csv(arguments.name)
-    if arguments.out:
-        write_atomically(arguments.out, text)
-    else:
-        print(text, end="")
+    write_or_print(export_csv(arguments.name), arguments.out)
     return 0
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from core.drawing import pyplot, save
+
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
@@ -56,7 +58,7 @@ def draw_trials(front: Mapping[str, Curves], others: Sequence[Curves], out: Path
         for (label, curves), style in zip(front.items(), _styles(len(front)), strict=True):
             _line(axes, curves.get(metric, ()), label=label, lw=1.8, zorder=2, **style)
     _legend(figure, len(front))
-    return _save(figure, out)
+    return save(figure, out, dpi=120)
 
 
 def draw_curves(
@@ -91,7 +93,7 @@ def draw_curves(
             panels[0].set_ylabel(fill(row[-1].replace("_", " "), 16), fontsize=8)
     if len(rows) == 1:
         _legend(figure, len(names))
-    return _save(figure, out)
+    return save(figure, out, dpi=120)
 
 
 def mean_and_deviation(runs: Sequence[Sequence[tuple[int, float]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -116,15 +118,11 @@ def _styles(count: int) -> list[dict[str, Any]]:
 
 
 def _panels(rows: int, metrics: Sequence[str], height: float = 3.2) -> tuple[Any, Any]:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
     columns = len(metrics)
     size = (max(5.0, 3.9 * columns), height * rows + 0.6)
-    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True, sharey="col", layout="constrained")
+    figure, grid = pyplot().subplots(rows, columns, figsize=size, squeeze=False, sharex=True, sharey="col", layout="constrained")
     for axes in grid.flat:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
@@ -158,12 +156,3 @@ def _legend(figure: Any, count: int) -> None:
             entries.setdefault(label, handle)
     if entries and count <= len(COLOURS) * len(DASHES):
         figure.legend(entries.values(), entries, loc="outside lower center", ncols=min(6, len(entries)), fontsize=8)
-
-
-def _save(figure: Any, out: Path) -> Path:
-    import matplotlib.pyplot as plt
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
-    plt.close(figure)
-    return out

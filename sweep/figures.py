@@ -13,6 +13,7 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
+from core.drawing import pyplot, save
 from sweep.space import short_names
 
 LEAST_TRIALS = 4
@@ -69,9 +70,7 @@ def draw_figures(study: optuna.Study, front: set[int], performer: Mapping[str, f
         front: numbers of the Pareto-optimal trials.
         performer: its metrics, drawn as a line where it has the objective's.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
+    pyplot()  # before optuna, which would look for a screen
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     folder.mkdir(parents=True, exist_ok=True)
     shares = importances(study)
@@ -94,10 +93,10 @@ def _write_html(figures: list[Any], file: Path) -> Path:
 
 
 def _draw_by_objective(study: optuna.Study, kind: str, folder: Path) -> list[Path]:
-    import matplotlib.pyplot as plt
     import optuna.visualization as interactive
     import optuna.visualization.matplotlib as still
 
+    plt = pyplot()
     figures: list[Any] = []
     files: list[Path] = []
     for i, metric in enumerate(study.metric_names or []):
@@ -110,8 +109,7 @@ def _draw_by_objective(study: optuna.Study, kind: str, folder: Path) -> list[Pat
                 figure.set_size_inches(9, 5)
             _plain_ticks(figure)
             files.append(folder / f"{kind}_{metric}.png")
-            figure.savefig(files[-1], dpi=110, bbox_inches="tight")
-            plt.close("all")
+            save(figure, files[-1], bbox_inches="tight")
     return [_write_html(figures, folder / f"{kind}.html"), *files]
 
 
@@ -145,9 +143,9 @@ def _value_of(index: int, sign: float = 1.0) -> Callable[[optuna.trial.FrozenTri
 
 
 def _draw_importances(shares: Mapping[str, Mapping[str, float]], folder: Path) -> list[Path]:
-    import matplotlib.pyplot as plt
     import plotly.graph_objects as go
 
+    plt = pyplot()
     names = sorted({n for s in shares.values() for n in s}, key=lambda n: sum(s.get(n, 0) for s in shares.values()))
     title = "What each hyperparameter is worth (PED-ANOVA)"
     figure = go.Figure(layout={"title": title, "barmode": "group", "xaxis": {"title": "importance"}})
@@ -160,16 +158,15 @@ def _draw_importances(shares: Mapping[str, Mapping[str, float]], folder: Path) -
     axes.set_yticks([j + 0.4 - height / 2 for j in range(len(names))], names)
     axes.set(title=title, xlabel="importance")
     axes.legend()
-    still.savefig(folder / "importance.png", dpi=110, bbox_inches="tight")
-    plt.close(still)
+    save(still, folder / "importance.png", bbox_inches="tight")
     return [_write_html([figure], folder / "importance.html"), folder / "importance.png"]
 
 
 def _draw_pareto(study: optuna.Study, front: set[int], performer: Mapping[str, float], folder: Path) -> list[Path]:
     """Every pair of objectives: all complete trials, the front, and the performer's own value."""
-    import matplotlib.pyplot as plt
     from plotly.subplots import make_subplots
 
+    plt = pyplot()
     metrics = list(study.metric_names or [])
     trials = study.trials
     groups = [("other trials", ALL, False), ("front", FRONT, True)]
@@ -201,8 +198,7 @@ def _draw_pareto(study: optuna.Study, front: set[int], performer: Mapping[str, f
     grid[0][0].legend(fontsize=8)
     figure.update_layout(title="Pareto front", height=520)
     still.tight_layout()
-    still.savefig(folder / "pareto_front.png", dpi=110)
-    plt.close(still)
+    save(still, folder / "pareto_front.png")
     return [_write_html([figure], folder / "pareto_front.html"), folder / "pareto_front.png"]
 
 

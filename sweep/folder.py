@@ -12,7 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import yaml
 
 from core.config import from_mapping, read_yaml, to_mapping
 from core.errors import InputError
+from core.files import write_atomically
 from core.home import home
 from sweep.config import SweepConfig
 
@@ -37,23 +38,6 @@ def trial_folder(name: str, number: int) -> Path:
 def sweep_names() -> list[str]:
     """Every sweep of this home, by name."""
     return sorted(p.parent.name for p in (home() / "sweeps").glob("*/sweep.yaml"))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file that is either the old or the new one, whenever the process is killed.
-
-    Raises:
-        InputError: names the file if it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def write_yaml(path: Path, config: Any) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from core.files import write_atomically
 from core.home import home
-from sweep.folder import write_atomically
 from sweep.pictures import embed
 
 LIMIT = 4_800_000

@@ -11,12 +11,13 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from core.errors import InputError
+from core.files import write_atomically
 from sweep.config import SweepConfig
 from sweep.facts import facts
 from sweep.figures import draw_figures, importances, plain_copy
-from sweep.folder import sweep_folder, tracking_uri, trial_folder, write_atomically
+from sweep.folder import sweep_folder, tracking_uri, trial_folder
 from sweep.page import Section
-from sweep.report_page import write_sweep_page
+from sweep.report_page import arms_of, write_sweep_page
 from sweep.results import describe, export_csv, front_table, load
 from sweep.study import own_trials, pareto_trials
 from sweep.tracking import log_to_parent
@@ -46,7 +47,12 @@ def write_report(session: Session) -> None:
 
 
 def _draw(sweep: SweepConfig, study: optuna.Study, folder: Path) -> list[Path]:
-    """Draw the figures of the trials that are complete, and write the importances; returns the files."""
+    """Draw the figures of the trials that are complete, and write the importances; returns the files.
+
+    A grid of arms is no search: it has neither a front nor importances.
+    """
+    if arms_of(sweep):
+        return []
     copy = plain_copy(study, own_trials(study))
     if not copy.trials:
         return []

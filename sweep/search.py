@@ -219,7 +219,7 @@ class StudySearcher(Searcher):
         return tags
 
     def _made_of(self, config: Config) -> dict[str, str]:
-        """Hashes of data and performer, where they are not the base's and their cache is there."""
+        """Hashes of the data and performer that a trial is of, if their cache is there; else the tags stay those of the base."""
         sections = json.dumps([to_mapping(c) for c in (config.data, config.performer, config.cache)], sort_keys=True)
         if sections not in self.made_of:
             folder = built_cache(config)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from core.config import DataConfig
 from core.data.protocol import draw_test
 from core.data.records import Landmark, Record, Source
 from core.errors import InputError
+from core.files import write_atomically
 from core.home import home
 
 ANIMALS = ("bird", "cat", "cow", "dog", "horse", "sheep")
@@ -96,10 +96,7 @@ def _read_all(folder: Path, files: list[Path]) -> list[tuple[Path, list[Found] |
         entry = kept.get(file.name)
         current[file.name] = entry if entry and entry["stamp"] == stamp else {"stamp": stamp, "objects": read_objects(file)}
     if current != kept:
-        kept_file.parent.mkdir(parents=True, exist_ok=True)
-        part = kept_file.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(current), encoding="utf-8")
-        os.replace(part, kept_file)
+        write_atomically(kept_file, json.dumps(current))
     return [(file, current[file.name]["objects"]) for file in files]
 
 

@@ -1,0 +1,38 @@
+"""Text files that are either the old or the new one, whenever the process is killed."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from core.errors import InputError
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file in one rename; its folder is made if it is not there.
+
+    Raises:
+        InputError: names the file if it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def write_or_print(text: str, out: Path | None) -> None:
+    """Write a command's result to a file, or to the standard output where none is named.
+
+    Raises:
+        InputError: names the file if it cannot be written.
+    """
+    if out:
+        write_atomically(out, text)
+    else:
+        print(text, end="")
