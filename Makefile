@@ -9,7 +9,7 @@ sweep: .venv/.installed
 	$(BIN)/paraphrase sweep run menagerie
 
 test: .venv/.installed
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal  # one thread for each of the two processes
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
