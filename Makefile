@@ -8,8 +8,9 @@ BIN := .venv/bin
 sweep: .venv/.installed
 	$(BIN)/paraphrase sweep run menagerie
 
+# One thread for each of the two processes.
 test: .venv/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal  # one thread for each of the two processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
