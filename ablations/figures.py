@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ablations.paired import Comparison
+from ablations.paired import SIGNIFICANT, Comparison, holm_over_arms
 from ablations.paper import EXPLAINER
 from ablations.tables import Cell
 from core.drawing import pyplot, save
-from core.metrics import LOWER_IS_BETTER
+from core.keys import LOWER_IS_BETTER
 
 BETTER, WORSE, OPEN = "#2a7f62", "#b3423a", "#5f6368"
 
@@ -17,7 +17,7 @@ BETTER, WORSE, OPEN = "#2a7f62", "#b3423a", "#5f6368"
 def draw_forests(table: Mapping[str, Mapping[str, Comparison | None]], out: Path) -> Path:
     """Draw a panel for each metric: every arm's mean difference from the base with its 95 % interval.
 
-    Green where the arm is better than the base over the whole interval, red where it is worse, grey where 0 lies inside.
+    Green where the arm is significantly better than the base (Holm-corrected p of at most .05), red where it is worse, else grey.
     """
     arms = list(next(iter(table.values()), {}))
     columns = min(3, max(1, len(table)))
@@ -29,6 +29,7 @@ def draw_forests(table: Mapping[str, Mapping[str, Comparison | None]], out: Path
         axes.set_visible(False)
     for axes, (metric, row) in zip(grid.flat, table.items(), strict=False):
         lower = metric in LOWER_IS_BETTER
+        corrected = holm_over_arms(row)
         for y, arm in enumerate(arms):
             c = row[arm]
             if c is None:
@@ -36,7 +37,7 @@ def draw_forests(table: Mapping[str, Mapping[str, Comparison | None]], out: Path
                     0.5, y, "not defined", transform=axes.get_yaxis_transform(), ha="center", va="center", color=OPEN, size=8
                 )
                 continue
-            decided = c.low > 0 or c.high < 0  # neither, where the interval is not defined
+            decided = corrected[arm] <= SIGNIFICANT  # not where it is NaN
             colour = OPEN if not decided else (BETTER if (c.difference < 0) == lower else WORSE)
             if c.low == c.low:
                 axes.plot([c.low, c.high], [y, y], color=colour, lw=1.5, marker="|")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,8 @@ from scipy import stats
 
 RESAMPLES = 9999
 """Bootstrap resamples of an interval, and permutations of a test once all of them are more than this."""
-
+SIGNIFICANT = 0.05
+"""A corrected p-value of at most this is significant."""
 
 Runs = Sequence[np.ndarray]
 """One metric's runs: a (S_t,) array for each task t, that is for each performer and category."""
@@ -162,6 +163,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def holm_over_arms(row: Mapping[str, Comparison | None]) -> dict[str, float]:
+    """Arm -> p-value of one metric after Holm's correction over the arms; NaN where the metric is not defined."""
+    return dict(zip(row, holm([c.p_value if c else math.nan for c in row.values()]), strict=True))
+
+
 def smallest_p_value(seeds: int, tasks: int = 1) -> float:
     """The smallest two-sided p-value that a sign-flip test can give.
 
@@ -172,7 +178,7 @@ def smallest_p_value(seeds: int, tasks: int = 1) -> float:
     return min(1.0, max(2.0 ** (1 + unseen - pairs), 2.0 / (RESAMPLES + 1)))
 
 
-def seeds_needed(arms: int, tasks: int = 1, level: float = 0.05) -> int:
+def seeds_needed(arms: int, tasks: int = 1, level: float = SIGNIFICANT) -> int:
     """The fewest seeds with which one of so many arms can be significant after Holm's correction."""
     seeds = 2
     while smallest_p_value(seeds, tasks) * arms > level:

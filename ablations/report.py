@@ -16,7 +16,7 @@ from ablations.pages import draw_pages
 from ablations.paired import Comparison
 from ablations.results import DIMENSION, HEADER, comparisons, rows_of, runs_by_arm
 from core.files import write_atomically
-from core.metrics import LOWER_IS_BETTER
+from core.keys import LOWER_IS_BETTER
 from core.tables import latex_table, markdown_table, text_table
 from sweep.folder import sweep_folder, tracking_uri
 from sweep.page import Figure, Section, Table, format_cell
@@ -112,7 +112,7 @@ def _comparison_section(
         caption = f"{metric.replace('_', ' ')} ({better} is better)"
         found.append(Table(HEADER[1:], [[row[1].replace("_", " "), *row[2:]] for row in some], caption))
     alt = f"Forest plots of {len(table)} metrics: each arm's difference from the base; its numbers are in the tables above."
-    caption = "Green: better than the base over the whole interval; red: worse; grey: the interval holds 0."
+    caption = "Green: significantly better than the base (Holm-corrected p of at most .05); red: worse; grey: not decided."
     return Section(
         "Each ingredient against the base", [METHOD, *([SEVERAL] if several else [])], found, [Figure(forests, alt, caption)]
     )

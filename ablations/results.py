@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from itertools import product
 from typing import Any, NamedTuple
@@ -10,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ablations.arms import BASE
-from ablations.paired import Comparison, compare, holm
+from ablations.paired import Comparison, compare, holm_over_arms
 from core.cache import open_cache
 from core.config import Config
 from core.evaluation import baseline
-from core.metrics import KEYS
+from core.keys import KEYS
 from sweep.config import ALL, SweepConfig
 from sweep.results import complete_trials, load
 from sweep.space import resolve
@@ -126,8 +125,9 @@ def rows_of(table: Mapping[str, Mapping[str, Comparison | None]]) -> list[list[A
     """A row for each metric and arm; p-values are corrected over the arms of a metric. None: not defined."""
     rows: list[list[Any]] = []
     for metric, row in table.items():
-        corrected = holm([c.p_value if c else math.nan for c in row.values()])
-        for (arm, c), p in zip(row.items(), corrected, strict=True):
+        corrected = holm_over_arms(row)
+        for arm, c in row.items():
+            p = corrected[arm]
             if c is None:
                 rows.append([metric, arm, 0, None, None, "not defined", *[None] * 5])
             else:

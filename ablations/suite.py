@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from ablations.arms import arms, check_names
-from ablations.paired import seeds_needed, smallest_p_value
+from ablations.paired import SIGNIFICANT, seeds_needed, smallest_p_value
 from ablations.report import write_suite_report
 from ablations.results import AA, CATEGORY, DIMENSION, PERFORMER, task_configs
 from core.cache import open_cache
 from core.cli import configuration
 from core.config import Config, apply_overrides, from_mapping, set_path, to_mapping
 from core.errors import InputError
-from core.metrics import LOWER_IS_BETTER
+from core.keys import LOWER_IS_BETTER
 from core.performer.weights import load_performer
 from sweep.config import ALL, Dimension, SweepConfig, check_name, check_sweep
 from sweep.driver import resume_sweep, run_sweep, say
@@ -121,7 +121,7 @@ def _performer(name: str) -> dict[str, Any]:
 
 def _warn_of_too_few(seeds: int, tasks: int, compared: int) -> None:
     """Say before anything runs that so few pairs cannot give a significant difference."""
-    if compared and smallest_p_value(seeds, tasks) * compared > 0.05:
+    if compared and smallest_p_value(seeds, tasks) * compared > SIGNIFICANT:
         needed = seeds_needed(compared, tasks)
         say(f"{seeds} seeds can never make one of {compared} arms significant at 5 %; that takes {needed}")
 

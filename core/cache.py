@@ -115,10 +115,10 @@ def open_cache(config: Config, progress: bool = True) -> FeatureCache:
     Raises:
         InputError: names the damaged image, file or field, or says how much space is lacking.
     """
-    from core.cache_build import build_cache
-
     if built := built_cache(config):
         return load_cache(built)
+    from core.cache_build import build_cache  # brings torchvision, which takes seconds to import
+
     note = _note(config)
     folder, files = build_cache(config, progress)
     remembered = {"key": folder.name, "files": files, "stamp": _stamp(config, files)}

@@ -23,6 +23,8 @@ from core.metrics import FilterScores, Peaks
 
 FILTERS, IMAGES = 12, 6
 """Filters on a page, and test images of each."""
+SIDE, GAP = 100, 4
+"""Pixels of an image on the page, and between two."""
 
 
 class Shown(NamedTuple):
@@ -178,9 +180,15 @@ def _draw(sides: dict[str, list[Shown]], records: list[Record], meta: dict[str, 
         axis.set_yticks([(r + 0.5) * 1.04 for r in range(len(side))], [s.title for s in side], fontsize=9)
         axis.tick_params(length=0)
         axis.set_frame_on(False)
+        pixels = np.ones((rows * (SIDE + GAP), IMAGES * (SIDE + GAP), 3))  # one picture: matplotlib takes long over many
         for row, shown in enumerate(side):
             for column, image in enumerate(shown.images):
-                _draw_image(axis, crop(records[image], meta["input_size"])[0], shown, column, row, meta)
+                heat = shown.maps[column] / max(float(shown.maps[column].max()), 1e-12)
+                top, left = row * (SIDE + GAP), column * (SIDE + GAP)
+                picture = crop(records[image], meta["input_size"])[0]
+                pixels[top : top + SIDE, left : left + SIDE] = overlay(picture, heat, meta, SIDE)
+                _mark_peak(axis, shown.peaks[column], column, row, meta)
+        axis.imshow(pixels, extent=(0, IMAGES * 1.04, rows * 1.04, 0), interpolation="bilinear")
     return save(figure, out)
 
 
@@ -209,23 +217,19 @@ def overlay(image: Any, heat: np.ndarray, meta: dict[str, Any], side: int = 96) 
     return (shade * (1 - 0.45 * strength) + warm * 0.45 * strength).clip(0, 1)
 
 
-def _draw_image(axis: Any, image: Any, shown: Shown, column: int, row: int, meta: dict[str, Any]) -> None:
-    """One crop with the heat map over it and the receptive field of the peak around it."""
+def _mark_peak(axis: Any, peak: np.ndarray, column: int, row: int, meta: dict[str, Any]) -> None:
+    """The receptive field of a peak (x, y in pixels of the crop), as far as it lies in the image, and its centre."""
     from matplotlib.patches import Circle, Rectangle
 
     size, field = meta["input_size"], meta["receptive_field"]
     left, top = column * 1.04, row * 1.04
-    heat = shown.maps[column] / max(float(shown.maps[column].max()), 1e-12)
-    extent = (left, left + 1, top + 1, top)
-    drawn = axis.imshow(overlay(image, heat, meta), extent=extent, interpolation="bilinear")
     frame = Rectangle((left, top), 1, 1, transform=axis.transData)
-    drawn.set_clip_path(frame)
-    x, y = shown.peaks[column] / size
+    x, y = peak / size
     side = field["size"] / size
     marks = (
         Rectangle((left + x - side / 2, top + y - side / 2), side, side, fill=False, color="white", linewidth=0.9),
         Circle((left + x, top + y), 0.025, color="cyan"),
     )
     for mark in marks:
-        axis.add_patch(mark)
+        axis.add_artist(mark).set_in_layout(False)  # where they are is known: nothing to measure
         mark.set_clip_path(frame)

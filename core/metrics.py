@@ -10,21 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-KEYS = (
-    "location_instability",
-    "part_tracking",
-    "part_coverage",
-    "p",
-    "reconstruction_error",
-    "fidelity",
-    "accuracy",
-    "dead_filters",
-    "mutual_information",
-)
-"""Every metric's key, in the order of tables."""
-
-LOWER_IS_BETTER = frozenset({"location_instability", "reconstruction_error", "dead_filters"})
-
 BEST_IMAGES = 100
 """Test images that a filter is judged on: those that fire it most [I]."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from core.metrics import KEYS
+from core.keys import KEYS
 
 
 def format_value(value: float | None, error: float | None = None) -> str:

@@ -11,7 +11,7 @@ import yaml
 
 from core.config import Config, bounded, from_mapping, read_yaml, set_path, to_mapping
 from core.errors import InputError
-from core.metrics import KEYS
+from core.keys import KEYS
 
 METRICS = KEYS
 """The metrics that every trial reports; the first three only where the data has landmarks."""

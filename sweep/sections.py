@@ -12,7 +12,7 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from core.metrics import LOWER_IS_BETTER
+from core.keys import LOWER_IS_BETTER
 from core.tables import format_value
 from sweep.config import METRICS, Dimension, SweepConfig
 from sweep.facts import without_places

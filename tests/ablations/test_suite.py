@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import PATIENCE, paraphrase, paraphrase_here
 from PIL import Image, ImageColor
 
 from ablations.cli import main
@@ -16,7 +17,7 @@ from ablations.figures import BETTER, draw_forests
 from ablations.paired import compare
 from ablations.suite import suite_of
 from core.config import load_config
-from core.metrics import KEYS
+from core.keys import KEYS
 from sweep.folder import sweep_folder, write_yaml
 from sweep.tracking import open_client
 from sweep.ui import page as page_of
@@ -33,10 +34,6 @@ QUICK = [
     "explainer.interp_widths=[8]",
     "explainer.ordin_width=8",
 ]
-
-
-def paraphrase(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "ablations.cli", *arguments], capture_output=True, text=True, timeout=300)
 
 
 def test_suite_pairs_its_arms_by_seed_and_tags_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,9 +59,9 @@ def test_suite_pairs_its_arms_by_seed_and_tags_its_runs(tmp_path: Path, monkeypa
     assert {r.data.tags["ablation"] for r in runs if r.data.tags["arm"] == "base"} == {"base"}
     assert {r.data.tags["performer"] for r in runs} == {"small"} and {r.data.tags["category"] for r in runs} == {"all"}
 
-    again = paraphrase("ablate", *QUICK, "--seeds", "2")
+    again = paraphrase_here("ablate", *QUICK, "--seeds", "2")
     assert again.returncode == 2 and "add --resume to go on" in again.stderr
-    assert paraphrase("ablate", "--resume").stdout.splitlines()[-3:] == ran.stdout.splitlines()[-3:]
+    assert paraphrase_here("ablate", "--resume").stdout.splitlines()[-3:] == ran.stdout.splitlines()[-3:]
 
 
 def test_suite_over_categories_has_tables_pages_and_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,13 +106,13 @@ def test_suite_over_categories_has_tables_pages_and_a_report(tmp_path: Path, mon
     by_category = {r.data.tags["trial_number"]: r.data.tags["category"] for r in runs}
     bird, other = (n for n, c in by_category.items() if c == "bird"), (n for n, c in by_category.items() if c == "all")
     pair = [next(bird), next(bird)]
-    compared = paraphrase("compare", "tasks", *pair)
+    compared = paraphrase_here("compare", "tasks", *pair)
     assert compared.returncode == 0 and Path(compared.stdout.strip()).stat().st_size > 50_000
-    refused = paraphrase("compare", "tasks", pair[0], next(other))
+    refused = paraphrase_here("compare", "tasks", pair[0], next(other))
     assert refused.returncode == 2 and "is of another performer or category" in refused.stderr
-    tables = paraphrase("tables", "tasks", "--arm", "no_filter_loss", "--format", "latex")
+    tables = paraphrase_here("tables", "tasks", "--arm", "no_filter_loss", "--format", "latex")
     assert tables.returncode == 0 and tables.stdout.count(r"\begin{tabular}") == 2
-    assert paraphrase("tables", "tasks", "--arm", "no_such").returncode == 2
+    assert paraphrase_here("tables", "tasks", "--arm", "no_such").returncode == 2
 
 
 def test_aa_suite_compares_the_base_with_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +132,7 @@ def test_scripts_run_from_their_files(tmp_path: Path, monkeypatch: pytest.Monkey
 
     def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(folder / f"{script}.py"), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
 
     ran = run("no_filter_loss", *QUICK, "--seeds", "2", "train.epochs=1", "resources.concurrency=1")
     assert ran.returncode == 0 and "no_filter_loss" in ran.stdout, ran.stderr
@@ -193,11 +190,15 @@ def test_a_suite_goes_on_only_as_it_was_begun(
     assert (sweep_folder("mine") / "sweep.yaml").read_text() == before
 
 
-def test_a_forest_leaves_undefined_intervals_undecided(tmp_path: Path) -> None:
-    nothing = compare([np.array([1.0])], [np.array([0.5])])
-    better = compare([np.ones(8)], [np.linspace(0.4, 0.6, 8)])
+def test_a_forest_is_green_only_where_the_corrected_test_decides(tmp_path: Path) -> None:
+    cases = {
+        "one pair": compare([np.array([1.0])], [np.array([0.5])]),
+        "two pairs": compare([np.ones(2)], [np.array([0.4, 0.6])]),  # an interval without 0, and p = .5
+        "better": compare([np.ones(8)], [np.linspace(0.4, 0.6, 8)]),
+    }
+    assert cases["two pairs"].high < 0
     colours = {}
-    for name, found in (("nothing", nothing), ("better", better)):
+    for name, found in cases.items():
         pixels = np.asarray(Image.open(draw_forests({"dead_filters": {"arm": found}}, tmp_path / f"{name}.png")).convert("RGB"))
         colours[name] = bool((pixels == ImageColor.getrgb(BETTER)).all(-1).any())
-    assert colours == {"nothing": False, "better": True}
+    assert colours == {"one pair": False, "two pairs": False, "better": True}

@@ -9,7 +9,7 @@ import yaml
 
 from core.config import from_mapping, to_mapping
 from core.errors import InputError
-from core.metrics import KEYS
+from core.keys import KEYS
 from sweep.config import METRICS, SweepConfig, drop_landmark_metrics, load_sweep
 
 ETA = {"type": "float", "low": 0.1, "high": 1.0}

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from commands import PATIENCE, command, paraphrase, paraphrase_here
 from mlflow.tracking import MlflowClient
 
 from sweep.tracking import open_client
@@ -23,7 +23,6 @@ from sweep.tracking import open_client
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 EPOCHS = 3
-PATIENCE = 180.0
 DATA = {"data": {"train_images": 96, "test_images": 48}, "performer": {"fit": {"epochs": 3, "batch_size": 16}}}
 
 
@@ -40,19 +39,13 @@ def home(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return shared_home
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "sweep.cli", *arguments]
-
-
-def paraphrase(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=PATIENCE)
-
-
-def write(folder: Path, name: str, **changes: Any) -> Path:
+def write(folder: Path, name: str, resources: dict[str, Any] | None = None, **changes: Any) -> Path:
+    """The file of a small sweep, one trial at a time: a worker takes longer to start than its trials to train."""
     sweep = {
         "base": DATA | {"train": {"epochs": EPOCHS, "batch_size": 32}, "explainer": {"interp_widths": [8]}},
         "space": {"loss.eta": {"type": "float", "low": 0.3, "high": 3.0, "log": True}},
         "trials": 4,
+        "resources": {"concurrency": 1} | (resources or {}),
     } | changes
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump(sweep))
@@ -85,7 +78,7 @@ def workers(parent: int) -> list[int]:
 
 def check_record(home: Path, name: str, trials: int, epochs: int = EPOCHS) -> dict[str, Any]:
     """The record is whole: the budget's number of ended trials, one run each, every series without gap or double."""
-    shown = json.loads(paraphrase("sweep", "show", name, "--json").stdout)
+    shown = json.loads(paraphrase_here("sweep", "show", name, "--json").stdout)
     states = shown["trials"]
     assert states["complete"] + states["pruned"] + states["failed"] == trials
     assert states["running"] == states["waiting"] == 0
@@ -110,7 +103,7 @@ def check_record(home: Path, name: str, trials: int, epochs: int = EPOCHS) -> di
 def test_killed_driver_and_killed_worker_cost_nothing_but_time(home: Path, tmp_path: Path) -> None:
     epochs = 12
     base = DATA | {"train": {"epochs": epochs, "batch_size": 16}, "explainer": {"interp_widths": [8]}}
-    file = write(tmp_path, "killed", base=base)
+    file = write(tmp_path, "killed", base=base, resources={"concurrency": 2})
     trials = home / "sweeps" / "killed" / "trials"
     arguments = ["sweep", "run", str(file)]
     for _ in range(2):
@@ -145,9 +138,9 @@ def test_failing_trials_end_as_failed_and_a_larger_budget_tops_up(home: Path, tm
     assert lines[2].startswith("performer") and lines[5].startswith("00")
     shown = check_record(home, "failing", 2)
     assert (shown["trials"]["complete"], shown["trials"]["failed"]) == (1, 1)
-    exported = paraphrase("sweep", "export", "failing").stdout
+    exported = paraphrase_here("sweep", "export", "failing").stdout
     assert "the loss is not finite" in exported or "filters died" in exported
-    again = paraphrase("sweep", "run", str(file))
+    again = paraphrase_here("sweep", "run", str(file))
     assert again.returncode == 2 and "exists already" in again.stderr
 
 
@@ -161,15 +154,15 @@ def test_interrupted_sweep_says_how_to_go_on_and_takes_a_larger_budget(home: Pat
     resumed = paraphrase("sweep", "resume", "topped", "--trials", "3")
     assert resumed.returncode == 0, resumed.stderr
     check_record(home, "topped", 3)
-    picked = json.loads(paraphrase("sweep", "pick", "topped", "--json").stdout)
+    picked = json.loads(paraphrase_here("sweep", "pick", "topped", "--json").stdout)
     assert (Path(picked["folder"]) / "config.yaml").exists()
-    assert paraphrase("sweep", "delete", "topped").returncode == 0
-    assert "sweep topped: not found" in paraphrase("sweep", "show", "topped").stderr
+    assert paraphrase_here("sweep", "delete", "topped").returncode == 0
+    assert "sweep topped: not found" in paraphrase_here("sweep", "show", "topped").stderr
 
 
 def test_bad_data_leaves_nothing_behind(home: Path, tmp_path: Path) -> None:
     file = write(tmp_path, "bad", base={"data": {"source": "cub", "path": str(tmp_path / "nowhere")}})
-    ran = paraphrase("sweep", "run", str(file))
+    ran = paraphrase_here("sweep", "run", str(file))
     assert ran.returncode == 2 and len(ran.stderr.strip().splitlines()) == 1
     assert not (home / "sweeps" / "bad").exists()
 
@@ -185,7 +178,7 @@ def arms_sweep(folder: Path, name: str, **resources: Any) -> Path:
 
 
 def metrics_by_params(name: str) -> dict[str, dict[str, float]]:
-    rows = csv.DictReader(paraphrase("sweep", "export", name).stdout.splitlines())
+    rows = csv.DictReader(paraphrase_here("sweep", "export", name).stdout.splitlines())
     keys = ("loss.lambda_f", "explainer.mask", "train.seed")
     wanted = ("location_instability", "p", "reconstruction_error", "fidelity", "mutual_information")
     return {" ".join(row[k] for k in keys): {m: float(row[m]) for m in wanted} for row in rows}
@@ -205,7 +198,7 @@ def test_trials_that_share_a_batch_end_as_trials_of_their_own(home: Path, tmp_pa
 
 
 def test_a_killed_driver_goes_on_with_its_batches(home: Path, tmp_path: Path) -> None:
-    file = arms_sweep(tmp_path, "batches", trials_per_batch=4)
+    file = arms_sweep(tmp_path, "batches", trials_per_batch=4, concurrency=2)
     epochs = 12
     driver = subprocess.Popen(command("sweep", "run", str(file), f"base.train.epochs={epochs}"), stderr=subprocess.DEVNULL)
     until(lambda: list((home / "sweeps" / "batches" / "trials").glob("*/checkpoint/*.safetensors")), driver)
@@ -242,5 +235,5 @@ def test_batches_keep_to_the_budget(home: Path, tmp_path: Path) -> None:
     file = write(tmp_path, "budget", start=start, trials=2, resources={"trials_per_batch": 8})
     ran = paraphrase("sweep", "run", str(file))
     assert ran.returncode == 0, ran.stderr
-    shown = json.loads(paraphrase("sweep", "show", "budget", "--json").stdout)["trials"]
+    shown = json.loads(paraphrase_here("sweep", "show", "budget", "--json").stdout)["trials"]
     assert shown["complete"] == 2 and shown["running"] == 0

@@ -1,0 +1,31 @@
+"""Commands as a user gives them."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+
+from ablations.cli import main
+
+PATIENCE = 600.0
+"""Seconds; what takes longer hangs."""
+
+
+def command(*arguments: str) -> list[str]:
+    """`paraphrase` for a process of its own."""
+    return [sys.executable, "-m", "ablations.cli", *arguments]
+
+
+def paraphrase(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own, as what starts Ray must be."""
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=PATIENCE)
+
+
+def paraphrase_here(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in this process, which has imported already what takes longer than the command."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main(list(arguments))
+    return subprocess.CompletedProcess(list(arguments), code, out.getvalue(), err.getvalue())
