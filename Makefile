@@ -23,7 +23,9 @@ ui: .venv/.installed
 clean:
 	rm -rf .venv .paraphrase build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
+# Compiled on all cores, which pip does not; and for all, since some machines forbid Python to keep what it compiles itself.
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m compileall -q -j 0 .venv/lib core sweep ablations
 	touch $@
