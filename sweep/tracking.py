@@ -256,13 +256,17 @@ SHARED_VIEW = "mlflow.sharedViewState."
 
 
 def share_grouped_view(uri: str, experiment: str, study: str, tag: str) -> None:
-    """Keep a view of MLflow's table and charts that shows a study's trials, grouped by a tag: means instead of single runs."""
+    """Keep a view of MLflow's table and charts that shows a study's trials, grouped by a tag: means instead of single runs.
+
+    MLflow adds the parent run to what was searched for; its rows, `performer/...` and the controls, are left out of the charts.
+    """
     client = open_client(uri)
     found = client.get_experiment_by_name(experiment)
     if found is not None:
         view = {
             "searchFilter": f"tags.study = '{study}' and tags.kind = 'trial'",
             "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": tag}]},
+            "chartsSearchFilter": "^[^/]+$",
         }
         client.set_experiment_tag(found.experiment_id, SHARED_VIEW + study, json.dumps(view))
 

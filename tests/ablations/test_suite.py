@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +59,11 @@ def test_suite_pairs_its_arms_by_seed_and_tags_its_runs(tmp_path: Path, monkeypa
     tags = {(r.data.tags["ablation"], r.data.tags["seed"]) for r in runs}
     assert tags == {(a, s) for a in ("base", "no_ordinary_track", "no_filter_loss") for s in "01"}
     assert {r.data.tags["ablation"] for r in runs if r.data.tags["arm"] == "base"} == {"base"}
+    view = json.loads(experiment.tags["mlflow.sharedViewState.ablations"])  # what `paraphrase ui ablations` opens
+    assert view["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "ablation"}]
+    parent = client.search_runs([experiment.experiment_id], "tags.kind = 'sweep'")[0]
+    assert not any(re.search(view["chartsSearchFilter"], key) for key in parent.data.metrics if "/" in key)
+    assert all(re.search(view["chartsSearchFilter"], key) for run in runs for key in run.data.metrics)
     assert {r.data.tags["performer"] for r in runs} == {"small"} and {r.data.tags["category"] for r in runs} == {"all"}
 
     again = paraphrase_here("ablate", *QUICK, "--seeds", "2")
