@@ -25,6 +25,8 @@ FILTERS, IMAGES = 12, 6
 """Filters on a page, and test images of each."""
 SIDE, GAP = 100, 4
 """Pixels of an image on the page, and between two."""
+STEP = 1 + GAP / SIDE
+"""From one image to the next, in images."""
 
 
 class Shown(NamedTuple):
@@ -173,11 +175,11 @@ def _draw(sides: dict[str, list[Shown]], records: list[Record], meta: dict[str, 
     figure, axes = pyplot().subplots(1, len(sides), figsize=(len(sides) * (IMAGES + 1.2), rows + 0.6), layout="constrained")
     for axis, (title, side) in zip(axes, sides.items(), strict=True):
         axis.set_title(title)
-        axis.set_xlim(0, IMAGES * 1.04)
-        axis.set_ylim(rows * 1.04, 0)
+        axis.set_xlim(0, IMAGES * STEP)
+        axis.set_ylim(rows * STEP, 0)
         axis.set_aspect("equal")
         axis.set_xticks([])
-        axis.set_yticks([(r + 0.5) * 1.04 for r in range(len(side))], [s.title for s in side], fontsize=9)
+        axis.set_yticks([(r + 0.5) * STEP for r in range(len(side))], [s.title for s in side], fontsize=9)
         axis.tick_params(length=0)
         axis.set_frame_on(False)
         pixels = np.ones((rows * (SIDE + GAP), IMAGES * (SIDE + GAP), 3))  # one picture: matplotlib takes long over many
@@ -188,7 +190,7 @@ def _draw(sides: dict[str, list[Shown]], records: list[Record], meta: dict[str, 
                 picture = crop(records[image], meta["input_size"])[0]
                 pixels[top : top + SIDE, left : left + SIDE] = overlay(picture, heat, meta, SIDE)
                 _mark_peak(axis, shown.peaks[column], column, row, meta)
-        axis.imshow(pixels, extent=(0, IMAGES * 1.04, rows * 1.04, 0), interpolation="bilinear")
+        axis.imshow(pixels, extent=(0, IMAGES * STEP, rows * STEP, 0), interpolation="bilinear")
     return save(figure, out)
 
 
@@ -222,7 +224,7 @@ def _mark_peak(axis: Any, peak: np.ndarray, column: int, row: int, meta: dict[st
     from matplotlib.patches import Circle, Rectangle
 
     size, field = meta["input_size"], meta["receptive_field"]
-    left, top = column * 1.04, row * 1.04
+    left, top = column * STEP, row * STEP
     frame = Rectangle((left, top), 1, 1, transform=axis.transData)
     x, y = peak / size
     side = field["size"] / size

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 BLOCK = """
@@ -26,3 +28,11 @@ for file in sorted(pathlib.Path("core").rglob("*.py")):
 def test_core_needs_neither_ray_nor_optuna_nor_mlflow() -> None:
     done = subprocess.run([sys.executable, "-c", BLOCK], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"), [("sweep.results", "torch"), ("core.training", "torchvision"), ("core.filters_page", "torchvision")]
+)
+def test_what_starts_often_imports_nothing_that_takes_seconds_and_is_not_needed(module: str, heavy: str) -> None:
+    program = f"import sys, {module}; sys.exit({heavy!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
