@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core.cli import add_commands
 from core.errors import InputError
@@ -84,8 +84,7 @@ def _add_sweep(commands: argparse._SubParsersAction) -> None:
     resume = parts.add_parser("resume", help="go on with a sweep, to its budget or a larger one")
     resume.add_argument("name")
     resume.add_argument("--trials", type=int, help="new budget: number of trials that end")
-    resume.add_argument("--address", help="a running Ray cluster")
-    resume.add_argument("--concurrency", type=int, help="most trials at once")
+    resume.add_argument("overrides", nargs="*", metavar="resources.field=value", help="other resources: resources.concurrency=4")
     resume.set_defaults(run=_resume)
 
     listing = parts.add_parser("list", help="all sweeps")
@@ -145,10 +144,14 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _resume(arguments: argparse.Namespace) -> int:
+    from core.config import apply_overrides
     from sweep.driver import resume_sweep
 
-    changes = {k: v for k in ("address", "concurrency") if (v := getattr(arguments, k)) is not None}
-    return resume_sweep(arguments.name, arguments.trials, changes)
+    changes: dict[str, Any] = {}
+    apply_overrides(changes, arguments.overrides)
+    if fixed := [field for field in changes if field != "resources"]:
+        raise InputError(f"sweep resume: {fixed[0]} cannot be changed any more; only --trials and resources.* go with it")
+    return resume_sweep(arguments.name, arguments.trials, changes.get("resources"))
 
 
 def _list(arguments: argparse.Namespace) -> int:

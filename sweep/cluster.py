@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from core.errors import InputError
+from core.home import home
 from sweep.config import Resources
 
 OBJECT_STORE = 256 * 2**20  # bytes; results are small, and nothing else goes through the store
@@ -92,3 +94,18 @@ def concurrency(resources: Resources, available: dict[str, float], trials: int) 
         if fit < 1:
             raise InputError(f"resources.gpus_per_trial: {gpus:g} do not fit; there are {available.get('GPU', 0):g}")
     return max(1, min(fit, resources.concurrency or fit, trials))
+
+
+def worker_settings(resources: Resources) -> dict[str, Any]:
+    """What a worker must know of the driver, for `enter`: `home`, `cwd` and the `threads` of a trial."""
+    return {"home": str(home()), "cwd": os.getcwd(), "threads": max(1, int(resources.cpus_per_trial))}
+
+
+def enter(settings: Mapping[str, Any]) -> None:
+    """Make this worker's home and folder the driver's, and torch's threads those of a trial."""
+    import torch
+
+    os.environ["PARAPHRASE_HOME"] = settings["home"]
+    if os.path.isdir(settings["cwd"]):  # relative paths of the configuration are the driver's
+        os.chdir(settings["cwd"])
+    torch.set_num_threads(settings["threads"])

@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 
-GPU_BATCH = 8
-"""Trials in a batch on a GPU, unless the sweep says otherwise."""
-
 
 @dataclass
 class Session:
@@ -233,6 +230,7 @@ def _run_trials(session: Session) -> None:
     quiet_ray()
     from ray import tune
 
+    from sweep.batches import trials_per_batch
     from sweep.search import StudySearcher, recorded_rungs
     from sweep.trainable import ExplainerTrial
     from sweep.watch import Watch
@@ -249,7 +247,8 @@ def _run_trials(session: Session) -> None:
     with cluster(sweep.resources) as available:
         at_once = concurrency(sweep.resources, available, budget(sweep))
         gpus = gpus_of_trial(sweep.resources, available)
-        searcher = StudySearcher(study, sweep, session.tracker, progress, at_once, _trials_per_batch(sweep, gpus))
+        batch = trials_per_batch(study, sweep, gpus)
+        searcher = StudySearcher(study, sweep, session.tracker, progress, at_once, batch)
         _sigterm_like_sigint()
         try:
             tune.run(
@@ -274,13 +273,6 @@ def _run_trials(session: Session) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
     if searcher.failure:
         raise searcher.failure
-
-
-def _trials_per_batch(sweep: SweepConfig, gpus: float) -> int:
-    """Most trials in one batch; early stopping decides on trials one by one, so it has no batches."""
-    if sweep.early_stopping:
-        return 1
-    return sweep.resources.trials_per_batch or (GPU_BATCH if gpus else 1)
 
 
 def _sigterm_like_sigint() -> None:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-import time
-from typing import Any
 
 import yaml
 
-from core.config import Config, to_mapping
+from core.config import to_mapping
 from sweep.config import SweepConfig
 from sweep.driver import refuse_existing
 from sweep.folder import storage_url, tracking_uri
 from sweep.progress import duration
 from sweep.study import budget
-
-MEASURED_STEPS = 4
 
 
 def describe_plan(sweep: SweepConfig) -> str:
@@ -54,6 +50,7 @@ def _fits(sweep: SweepConfig) -> int:
 
 def _cost(sweep: SweepConfig, at_once: int) -> str:
     from core.cache import built_cache, load_cache
+    from sweep.timing import measure_epoch
 
     config = sweep.base_config()
     folder = built_cache(config)
@@ -66,33 +63,3 @@ def _cost(sweep: SweepConfig, at_once: int) -> str:
         f"cost: about {duration(seconds)} at most; an epoch of the base configuration takes {epoch:.1f} s with {threads} "
         f"threads (measured on {share:.0%} of the images), a trial has {config.train.epochs}"
     )
-
-
-def measure_epoch(config: Config, cache: Any, threads: int) -> tuple[float, float]:
-    """Seconds of an epoch, extrapolated from a few real steps and as large a share of the evaluation; and that share."""
-    import dataclasses
-
-    import torch
-
-    from core.training import Training
-
-    images = len(cache.train.labels)
-    share = min(1.0, MEASURED_STEPS * config.train.batch_size / images)
-    part = dataclasses.replace(cache, train=_first(cache.train, share), test=_first(cache.test, share))
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        training = Training(config, part)
-        training.run_epoch()  # the first one warms up
-        begin = time.perf_counter()
-        training.run_epoch()
-        return (time.perf_counter() - begin) / share, share
-    finally:
-        torch.set_num_threads(before)
-
-
-def _first(split: Any, share: float) -> Any:
-    """The first images of a split of the cache."""
-    count = max(2, round(share * len(split.labels)))
-    parts = [[t[:count] for t in value] if isinstance(value, list | tuple) else value[:count] for value in split]
-    return type(split)(*parts)

@@ -3,7 +3,7 @@
 <home>/sweeps/NAME/sweep.yaml                        the configuration that `resume` goes on with
 <home>/sweeps/NAME/lock                              held by the one driver
 <home>/sweeps/NAME/trials/NUMBER/config.yaml         resolved configuration of a trial
-<home>/sweeps/NAME/trials/NUMBER/checkpoint/         exact state after its last finished epoch
+<home>/sweeps/NAME/trials/NUMBER/checkpoint/         exact state after its last finished epoch, until the trial has ended
 <home>/sweeps/NAME/trials/NUMBER/explainer/          the finished explainer
 """
 
@@ -24,6 +24,8 @@ from core.files import write_atomically
 from core.home import home
 from sweep.config import SweepConfig
 
+CHECKPOINT = "checkpoint"
+
 
 def sweep_folder(name: str) -> Path:
     """Folder of a sweep, whether it exists or not."""
@@ -33,6 +35,11 @@ def sweep_folder(name: str) -> Path:
 def trial_folder(name: str, number: int) -> Path:
     """Folder of a trial, whether it exists or not."""
     return sweep_folder(name) / "trials" / str(number)
+
+
+def checkpoint_folder(name: str, number: int) -> Path:
+    """Where a trial, or the batch that it is the first of, keeps its state while it trains."""
+    return trial_folder(name, number) / CHECKPOINT
 
 
 def sweep_names() -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -17,10 +16,10 @@ from ray.tune.search import Searcher
 from core.cache import built_cache, read_meta
 from core.config import Config, flatten, to_mapping
 from core.errors import InputError
-from core.home import home
 from core.training import batch_key
+from sweep.cluster import worker_settings
 from sweep.config import ALL, SweepConfig
-from sweep.folder import trial_folder, write_yaml
+from sweep.folder import checkpoint_folder, trial_folder, write_yaml
 from sweep.progress import Progress
 from sweep.space import resolve, run_name, suggest
 from sweep.study import budget, finished_trials, make_sampler, unfinished_trials, violations
@@ -77,6 +76,7 @@ class StudySearcher(Searcher):
         self.base = to_mapping(sweep.base_config())
         self.waiting = [t.number for t in unfinished_trials(study)]
         self.live: dict[str, list[Trial]] = {}
+        self.checkpoints: dict[str, Path] = {}
         self.tune_trials: dict[str, Any] = {}
         self.history: dict[int, dict[int, dict[str, Any]]] = {}
         self.made_of: dict[str, dict[str, str]] = {}
@@ -117,15 +117,14 @@ class StudySearcher(Searcher):
             self._begin_record(trial, trial.params, its_config)
             self.progress.started(trial.number)
         self.live[trial_id] = [trial for trial, _ in running]
+        self.checkpoints[trial_id] = checkpoint_folder(self.sweep.name, members[0][0].number)
         return {
             "number": members[0][0].number,
             "members": [
                 {"number": t.number, "config": to_mapping(c), "folder": str(trial_folder(self.sweep.name, t.number))}
                 for t, c in members
             ],
-            "home": str(home()),
-            "cwd": os.getcwd(),
-            "threads": max(1, int(self.sweep.resources.cpus_per_trial)),
+            **worker_settings(self.sweep.resources),
         }
 
     def _resolve(self, trial: Trial) -> Config | None:
@@ -141,12 +140,13 @@ class StudySearcher(Searcher):
     def _bound(self, number: int) -> list[int]:
         """Numbers of the batch that an unfinished trial must go on in; itself alone; or none, where it is free."""
         trials = self.study.get_trials(deepcopy=False)
-        batch: list[int] = trials[number].user_attrs.get(BATCH, [])
+        batch: list[int] | None = trials[number].user_attrs.get(BATCH)
+        if batch is None:  # it began alone, or not at all
+            return [number] if checkpoint_folder(self.sweep.name, number).exists() else []
         if any(trials[n].user_attrs.get(BATCH, batch) != batch for n in batch):  # killed while it was separated
             return [number]
-        checkpoint = trial_folder(self.sweep.name, batch[0]) / "checkpoint" if batch else None
         fits = len(batch) <= max(1, self.batch)
-        return batch if checkpoint and (fits or checkpoint.exists()) else []
+        return batch if fits or checkpoint_folder(self.sweep.name, batch[0]).exists() else []
 
     def _earlier_batch(self, first: Trial, numbers: list[int]) -> list[tuple[Trial, Config]]:
         """All trials of a batch, also those that have ended, since its checkpoint holds them."""
@@ -245,7 +245,7 @@ class StudySearcher(Searcher):
             for trial in trials:
                 self._note(trial, result or {})
             if (ended or error) and len(trials) > 1:
-                self._separate(trials)
+                self._separate(trials, self.checkpoints[trial_id])
             elif error:
                 why = last_error(self.tune_trials.get(trial_id))
                 ended = f"failed {self.sweep.max_retries + 1} times, the last time: {why}"
@@ -253,13 +253,13 @@ class StudySearcher(Searcher):
                 self._end(trial, ended)
                 trials.remove(trial)
             del self.live[trial_id]
+            shutil.rmtree(self.checkpoints.pop(trial_id), ignore_errors=True)  # three times the size of the explainers
         except Exception as failure:
             self.failure = failure
 
-    def _separate(self, trials: list[Trial]) -> None:
+    def _separate(self, trials: list[Trial], checkpoint: Path) -> None:
         """Let the trials of a batch that cannot go on begin anew, each alone, since it may be the fault of one; in place."""
-        for trial in trials:  # first the checkpoint: no trial may go on alone from that of its batch
-            shutil.rmtree(trial_folder(self.sweep.name, trial.number) / "checkpoint", ignore_errors=True)
+        shutil.rmtree(checkpoint, ignore_errors=True)  # first: no trial may go on alone from that of its batch
         for trial in trials:
             trial.set_user_attr(BATCH, [trial.number])
             self.progress.waits(trial.number)

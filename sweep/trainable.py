@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ray import tune
+
+from sweep.cluster import enter
+from sweep.folder import CHECKPOINT
 
 
 def epochs_of(result: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
@@ -19,7 +21,7 @@ class ExplainerTrial(tune.Trainable):
     """Trains one explainer, or several as one batch. Its state is the checkpoint folder alone, so any process can go on.
 
     Its configuration: `number` of the first trial, `members` (of each trial its `number`, its resolved `config` as plain data
-    and its `folder`; the checkpoint lies in the first one's), `home`, `cwd` of the driver, and `threads`. A step returns
+    and its `folder`; the checkpoint lies in the first one's), and what `sweep.cluster.enter` takes. A step returns
     `epoch` (counted by the training), `history` (pairs of a trial's number and every epoch that this process has not reported
     yet; Ray Tune would flatten a mapping), for a single trial the metrics of the last epoch, `done`, and `ended` with a reason
     if the training cannot go on. The first step after a resume trains nothing: it reports what was there, so that whoever
@@ -34,12 +36,7 @@ class ExplainerTrial(tune.Trainable):
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
-        import torch
-
-        os.environ["PARAPHRASE_HOME"] = config["home"]
-        if os.path.isdir(config["cwd"]):  # relative paths of the configuration are the driver's
-            os.chdir(config["cwd"])
-        torch.set_num_threads(config["threads"])
+        enter(config)
         self.settings = config
         self.members: list[dict[str, Any]] = config["members"]
         self.training: Any = None
@@ -64,7 +61,7 @@ class ExplainerTrial(tune.Trainable):
             self.training = Training(config, self.cache)
 
     def _checkpoint(self) -> Path:
-        return Path(self.members[0]["folder"]) / "checkpoint"
+        return Path(self.members[0]["folder"]) / CHECKPOINT
 
     def step(self) -> dict[str, Any]:
         from core.errors import InputError

@@ -193,7 +193,12 @@ def test_a_suite_goes_on_only_as_it_was_begun(
         assert main(["ablate", "--resume", "--name", "mine", *arguments]) == 2
         assert message in capsys.readouterr().err
     assert (sweep_folder("mine") / "sweep.yaml").read_text() == before
-    assert main(["sweep", "resume", "mine", "--concurrency", "0"]) == 2
+    for change, message in (
+        ("resources.concurrency=0", "resources.concurrency"),
+        ("base.train.epochs=3", "base cannot be changed"),
+    ):
+        assert main(["sweep", "resume", "mine", change]) == 2
+        assert message in capsys.readouterr().err
     assert (sweep_folder("mine") / "sweep.yaml").read_text() == before
 
 

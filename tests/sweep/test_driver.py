@@ -18,6 +18,10 @@ import yaml
 from commands import PATIENCE, command, paraphrase, paraphrase_here
 from mlflow.tracking import MlflowClient
 
+from sweep.batches import SECONDS_IN_BATCH, best_batch
+from sweep.folder import read_sweep, storage_url
+from sweep.search import BATCH
+from sweep.study import open_study
 from sweep.tracking import open_client
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
@@ -177,6 +181,13 @@ def arms_sweep(folder: Path, name: str, **resources: Any) -> Path:
     return write(folder, name, space=space, sampler="grid", trials=8, resources=resources)
 
 
+def batches(name: str) -> set[tuple[int, ...]]:
+    """The batches in which the trials of a sweep were trained, each by its trials' numbers."""
+    sweep = read_sweep(name)
+    trials = open_study(sweep, storage_url(sweep)).get_trials(deepcopy=False)
+    return {tuple(t.user_attrs.get(BATCH, [t.number])) for t in trials}
+
+
 def metrics_by_params(name: str) -> dict[str, dict[str, float]]:
     rows = csv.DictReader(paraphrase_here("sweep", "export", name).stdout.splitlines())
     keys = ("loss.lambda_f", "explainer.mask", "train.seed")
@@ -193,20 +204,32 @@ def test_trials_that_share_a_batch_end_as_trials_of_their_own(home: Path, tmp_pa
     assert alone.keys() == batched.keys() and len(alone) == 8
     for params, metrics in alone.items():
         assert batched[params] == pytest.approx(metrics, rel=2e-2, abs=5e-3), params
-    checkpoints = list((home / "sweeps" / "batched" / "trials").glob("*/checkpoint"))
-    assert len(checkpoints) == 2  # the eight trials were two batches of four
+    assert Counter(map(len, batches("batched"))) == {4: 2}
+    assert not list((home / "sweeps").glob("*/trials/*/checkpoint"))  # they are three times as large as what is kept
 
 
 def test_a_killed_driver_goes_on_with_its_batches(home: Path, tmp_path: Path) -> None:
-    file = arms_sweep(tmp_path, "batches", trials_per_batch=4, concurrency=2)
+    file = arms_sweep(tmp_path, "batches", concurrency=2)
     epochs = 12
-    driver = subprocess.Popen(command("sweep", "run", str(file), f"base.train.epochs={epochs}"), stderr=subprocess.DEVNULL)
-    until(lambda: list((home / "sweeps" / "batches" / "trials").glob("*/checkpoint/*.safetensors")), driver)
-    driver.kill()
-    driver.wait()
+
+    def trained(size: int) -> bool:
+        """Whether a batch of this size has a checkpoint."""
+        trials = home / "sweeps" / "batches" / "trials"
+        begun = {int(f.parent.parent.name) for f in trials.glob("*/checkpoint/*.safetensors")}
+        return bool(begun) and any(len(batch) == size and batch[0] in begun for batch in batches("batches"))
+
+    arguments = ["run", str(file), f"base.train.epochs={epochs}"]
+    for size in (1, 4):
+        driver = subprocess.Popen(command("sweep", *arguments, f"resources.trials_per_batch={size}"), stderr=subprocess.DEVNULL)
+        until(lambda size=size: trained(size), driver)
+        driver.kill()
+        driver.wait()
+        arguments = ["resume", "batches"]
     resumed = paraphrase("sweep", "resume", "batches")
     assert resumed.returncode == 0, resumed.stderr
     check_record(home, "batches", 8, epochs)
+    sizes = set(map(len, batches("batches")))
+    assert 1 in sizes and 4 in sizes  # what began alone went on alone
 
 
 def test_a_trial_that_cannot_go_on_does_not_take_its_batch_with_it(home: Path, tmp_path: Path) -> None:
@@ -227,7 +250,7 @@ def test_a_batch_whose_worker_died_too_often_is_tried_trial_by_trial(home: Path,
     os.kill(until(lambda: workers(driver.pid), driver)[0], signal.SIGKILL)
     assert driver.wait(PATIENCE) == 0
     assert check_record(home, "died", 3, epochs)["trials"]["complete"] == 3
-    assert len(list((home / "sweeps" / "died" / "trials").glob("*/checkpoint"))) == 3
+    assert batches("died") == {(0,), (1,), (2,)}
 
 
 def test_batches_keep_to_the_budget(home: Path, tmp_path: Path) -> None:
@@ -237,3 +260,19 @@ def test_batches_keep_to_the_budget(home: Path, tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     shown = json.loads(paraphrase_here("sweep", "show", "budget", "--json").stdout)["trials"]
     assert shown["complete"] == 2 and shown["running"] == 0
+
+
+def test_where_a_cluster_has_gpus_the_size_of_a_batch_is_measured_once(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", json.dumps({"GPU": 1}))  # Ray places by it; torch trains on what there is
+    file = arms_sweep(tmp_path, "measured")
+    ran = paraphrase("sweep", "run", str(file))
+    assert ran.returncode == 0, ran.stderr
+    check_record(home, "measured", 8)
+    sweep = read_sweep("measured")
+    taken = open_study(sweep, storage_url(sweep)).user_attrs[SECONDS_IN_BATCH]
+    assert list(taken) == ["1", "2", "4", "8"] and all(0 < seconds < 60 for seconds in taken.values())
+    size = best_batch({int(size): seconds for size, seconds in taken.items()})
+    assert max(map(len, batches("measured"))) == min(size, 4)  # four have one mask
+    assert ("train as one batch" in ran.stderr) == (size > 1)
