@@ -5,6 +5,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+define ROOM
+import shutil, sys
+free = shutil.disk_usage(".").free / 1e9
+sys.exit(f"installing takes 7.7 GB of disk, most of it for GPUs; here are {free:.1f} GB free" if free < 7.7 else 0)
+endef
+export ROOM
+
 sweep: .venv/.installed
 	$(BIN)/paraphrase sweep run menagerie
 
@@ -25,6 +32,7 @@ clean:
 
 # Compiled on all cores, which pip does not; and for all, since some machines forbid Python to keep what it compiles itself.
 .venv/.installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -c "$$ROOM"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev]"
 	$(BIN)/python -m compileall -q -j 0 .venv/lib core sweep ablations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import optuna
@@ -11,6 +12,7 @@ from core.training import batch_key
 from sweep.cluster import worker_settings
 from sweep.config import SweepConfig
 from sweep.driver import say
+from sweep.study import budget
 
 SECONDS_IN_BATCH = "seconds_in_batch"
 """User attribute of a study: size of a batch -> measured seconds of an epoch for each of its trials."""
@@ -19,8 +21,9 @@ WORTH_IT = 0.9
 """A batch that takes a larger share of the time of its trials one by one is not worth it: they start and end together."""
 
 
-def trials_per_batch(study: optuna.Study, sweep: SweepConfig, gpus: float) -> int:
-    """Most trials in one batch: as configured, else measured once a study on a GPU of the cluster.
+def trials_per_batch(study: optuna.Study, sweep: SweepConfig, gpus: float, at_once: int) -> int:
+    """Most trials in one batch: as configured, else measured once a study on a GPU of the cluster, whose `at_once` places for
+    batches all get some.
 
     CPUs have no batches unless they are asked for, so that a trial has the same bits whatever runs beside it. Nor have
     samplers that learn from each trial what to propose next, nor early stopping, which decides on trials one by one.
@@ -35,7 +38,8 @@ def trials_per_batch(study: optuna.Study, sweep: SweepConfig, gpus: float) -> in
     if taken is None:
         taken = _time_batches(sweep, gpus)
         study.set_user_attr(SECONDS_IN_BATCH, taken)
-    size = best_batch({int(size): seconds for size, seconds in taken.items()})
+    share = math.ceil(budget(sweep) / at_once)
+    size = best_batch({int(size): seconds for size, seconds in taken.items() if int(size) <= share})
     if size > 1:
         say(f"{size} trials train as one batch, in {taken[str(size)] / taken['1']:.2f} of the time that they take one by one")
     return size

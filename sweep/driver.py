@@ -247,9 +247,9 @@ def _run_trials(session: Session) -> None:
     with cluster(sweep.resources) as available:
         at_once = concurrency(sweep.resources, available, budget(sweep))
         gpus = gpus_of_trial(sweep.resources, available)
-        batch = trials_per_batch(study, sweep, gpus)
-        searcher = StudySearcher(study, sweep, session.tracker, progress, at_once, batch)
         _sigterm_like_sigint()
+        batch = trials_per_batch(study, sweep, gpus, at_once)
+        searcher = StudySearcher(study, sweep, session.tracker, progress, at_once, batch)
         try:
             tune.run(
                 ExplainerTrial,
