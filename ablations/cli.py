@@ -27,7 +27,7 @@ def _add_ablate(commands: argparse._SubParsersAction) -> None:
     ablate.add_argument("overrides", nargs="*", metavar="path=value", help="fields on top, also resources.concurrency=2")
     ablate.add_argument("--ablations", default="", help=f"comma-separated; default: all of {', '.join(ABLATIONS)}; base: none")
     ablate.add_argument("--from-sweep", metavar="NAME", help="take the base from a trial of a sweep instead")
-    ablate.add_argument("--trial", default="best", help="its number, or best: the knee of the front (default)")
+    ablate.add_argument("--trial", help="its number, or best: the knee of the front (default)")
     ablate.add_argument("--name", default="ablations", help="name of the suite (default: ablations)")
     ablate.add_argument("--seeds", type=int, help="runs of each arm (default: 8)")
     ablate.add_argument("--performers", default="", help="comma-separated architectures or folders of fitted performers")

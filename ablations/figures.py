@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ablations.paired import SIGNIFICANT, Comparison, holm_over_arms
 from ablations.paper import EXPLAINER
+from ablations.results import NO_RUNS, NOT_DEFINED
 from ablations.tables import Cell
 from core.drawing import pyplot, save
 from core.keys import LOWER_IS_BETTER
@@ -32,10 +33,9 @@ def draw_forests(table: Mapping[str, Mapping[str, Comparison | None]], out: Path
         corrected = holm_over_arms(row)
         for y, arm in enumerate(arms):
             c = row[arm]
-            if c is None:
-                axes.text(
-                    0.5, y, "not defined", transform=axes.get_yaxis_transform(), ha="center", va="center", color=OPEN, size=8
-                )
+            if c is None or not c.pairs:
+                text = NOT_DEFINED if c is None else NO_RUNS
+                axes.text(0.5, y, text, transform=axes.get_yaxis_transform(), ha="center", va="center", color=OPEN, size=8)
                 continue
             decided = corrected[arm] <= SIGNIFICANT  # not where it is NaN
             colour = OPEN if not decided else (BETTER if (c.difference < 0) == lower else WORSE)

@@ -40,7 +40,7 @@ class Comparison(NamedTuple):
     p_value: float
     """Two-sided sign-flip permutation test of the difference; exact up to 13 pairs. NaN for fewer than two pairs."""
     effect_size: float
-    """Difference over its standard deviation within tasks, with Hedges' correction (d_z); NaN where that deviation is 0."""
+    """Difference over its standard deviation within tasks, with Hedges' correction (d_z); NaN where that is 0 or of two pairs."""
 
 
 def compare(base: Runs, arm: Runs, seed: int = 0) -> Comparison:

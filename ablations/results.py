@@ -98,7 +98,7 @@ def comparisons(name: str) -> dict[str, dict[str, Comparison | None]]:
     table: dict[str, dict[str, Comparison | None]] = {}
     for metric in KEYS:
         row = {arm: _compare(metric, base, of_arm) for arm, of_arm in runs.items()}
-        if any(row.values()):
+        if any(c and c.pairs for c in row.values()):
             table[metric] = row
     return table
 
@@ -111,11 +111,14 @@ def _compare(
         both = [s for s in sorted(runs) if metric in runs[s] and metric in arm[task].get(s, {})]
         if both:
             pairs.append([(runs[s][metric], arm[task][s][metric]) for s in both])
-    if sum(map(len, pairs)) < 2:
+    if not pairs and any(arm[task] for task in base if base[task]):
         return None
     of_base, of_arm = ([np.array([pair[side] for pair in task]) for task in pairs] for side in (0, 1))
     return compare(of_base, of_arm)
 
+
+NOT_DEFINED, NO_RUNS = "not defined", "no runs yet"
+"""In place of a difference: the arm's runs do not have the metric; none of its runs can be paired with one of the base."""
 
 HEADER = ["metric", "arm", "pairs", "of base", "of arm", "difference", "low", "high", "p-value", "Holm", "effect size"]
 """Of `rows_of`."""
@@ -129,7 +132,9 @@ def rows_of(table: Mapping[str, Mapping[str, Comparison | None]]) -> list[list[A
         for arm, c in row.items():
             p = corrected[arm]
             if c is None:
-                rows.append([metric, arm, 0, None, None, "not defined", *[None] * 5])
+                rows.append([metric, arm, 0, None, None, NOT_DEFINED, *[None] * 5])
+            elif not c.pairs:
+                rows.append([metric, arm, 0, None, None, NO_RUNS, *[None] * 5])
             else:
                 rows.append([metric, arm, c.pairs, c.base, c.arm, c.difference, c.low, c.high, c.p_value, p, c.effect_size])
     return rows

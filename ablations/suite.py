@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ablations.arms import arms, check_names
+from ablations.arms import BASE, arms, check_names
 from ablations.paired import SIGNIFICANT, seeds_needed, smallest_p_value
 from ablations.report import write_suite_report
 from ablations.results import AA, CATEGORY, DIMENSION, PERFORMER, task_configs
@@ -133,10 +133,12 @@ def base_of(arguments: argparse.Namespace) -> Config:
         InputError: if the sweep has no such trial, or flags contradict each other.
     """
     if not arguments.from_sweep:
+        if arguments.trial:
+            raise InputError(f"--trial {arguments.trial}: is of a sweep; say which with --from-sweep")
         return configuration(arguments)
     if arguments.config:
         raise InputError(f"--from-sweep {arguments.from_sweep}: takes the base from a trial; leave out {arguments.config}")
-    mapping = to_mapping(_config_of_trial(arguments.from_sweep, arguments.trial))
+    mapping = to_mapping(_config_of_trial(arguments.from_sweep, arguments.trial or "best"))
     apply_overrides(mapping, [*arguments.overrides, *(["data.skip_bad=true"] if arguments.skip_bad else [])])
     return from_mapping(Config, mapping)
 
@@ -174,7 +176,7 @@ def run_suite(arguments: argparse.Namespace) -> int:
         [n for n in text.split(",") if n] for text in (arguments.ablations, arguments.performers, arguments.categories)
     )
     if arguments.resume:
-        _refuse_changes(arguments, settings)
+        _refuse_changes(arguments, settings, names)
         code = resume_sweep(arguments.name, changes=settings.get("resources"))
     else:
         if arguments.name in sweep_names():
@@ -191,12 +193,14 @@ def run_suite(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _refuse_changes(arguments: argparse.Namespace, settings: Mapping[str, Any]) -> None:
-    """A suite goes on as it was begun, on other resources if need be."""
-    if arguments.name not in sweep_names() or DIMENSION not in load(arguments.name)[0].space:
+def _refuse_changes(arguments: argparse.Namespace, settings: Mapping[str, Any], names: list[str]) -> None:
+    """A suite goes on as it was begun, on other resources if need be; its own ablations may be said again."""
+    space = load(arguments.name)[0].space if arguments.name in sweep_names() else {}
+    if DIMENSION not in space:
         raise InputError(f"--resume: there is no suite {arguments.name}; start it without the flag, or see --name")
     given = [arguments.config, *arguments.overrides, *(k for k in settings if k != "resources")]
-    flags = ("from_sweep", "ablations", "performers", "categories", "aa", "seeds", "skip_bad")
+    other = names and {BASE, *names} != {BASE, *space[DIMENSION].presets}
+    flags = ("from_sweep", "trial", *(["ablations"] if other else []), "performers", "categories", "aa", "seeds", "skip_bad")
     given += ["--" + flag.replace("_", "-") for flag in flags if getattr(arguments, flag)]
     if given := [text for text in given if text]:
         raise InputError(f"--resume: {given[0]} cannot be changed any more; only --name and resources.* go with it")

@@ -12,7 +12,7 @@ import numpy as np
 
 from ablations.arms import BASE
 from ablations.paired import interval, mean_of_means
-from ablations.paper import AVERAGE, EXPLAINER, MULTI, PASCAL_PART, PERFORMER, reported
+from ablations.paper import AVERAGE, CATEGORIES, EXPLAINER, MULTI, PASCAL_PART, PERFORMER, reported
 from ablations.results import DIMENSION, Metrics, Task, baselines, runs_by_arm, task_configs, task_of
 from core.cache import open_cache
 from core.config import Config
@@ -106,7 +106,8 @@ def _cells(
                     if all(len(v) for v in values):
                         low, high = interval(values, statistic=mean_of_means) if side == EXPLAINER else (np.nan, np.nan)
                         count = sum(map(len, values)) if side == EXPLAINER else 0
-                        figure = reported(metric, of_paper, config.performer.arch, side, column)
+                        same = column != AVERAGE or {t.category for t in single} == set(CATEGORIES)
+                        figure = reported(metric, of_paper, config.performer.arch, side, column) if same else None
                         value = float(mean_of_means(*values))
                         cells.append(Cell(name, metric, data, performer, side, column, value, low, high, count, figure))
     return cells

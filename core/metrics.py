@@ -137,11 +137,6 @@ def part_coverage(part: Tensor) -> Tensor:
     return torch.exp(-(shares * shares.log()).sum())
 
 
-def reconstruction_error(squared_error: Tensor, squared_target: Tensor) -> Tensor:
-    """`sum |x_l - x*_l|^2 / sum |x*_l|^2` over images; squared_error (R, L), squared_target (L,) -> (R, L)."""
-    return squared_error / squared_target
-
-
 def random_peaks(images: int, filters: int, n: int, start: float, stride: float, seed: int = 0) -> Peaks:
     """Control row: peaks at uniformly random cells, of random strength."""
     generator = torch.Generator().manual_seed(seed)

@@ -255,6 +255,11 @@ class Training:
         vectors = {name: torch.tensor([getattr(c.loss, name) for c in configs]) for name in LOSS_VECTORS}
         return cls(configs[0], cache, vectors, [c.train.seed for c in configs])
 
+    @staticmethod
+    def saved(folder: Path) -> bool:
+        """Whether there is a checkpoint in `folder`; a folder without one is what a killed process leaves behind."""
+        return (folder / CHECKPOINT).exists()
+
     @classmethod
     def load(cls, folder: Path, config: Config, cache: FeatureCache) -> Training:
         """The run of a checkpoint, which goes on as if it had never stopped.

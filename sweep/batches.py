@@ -51,10 +51,11 @@ def _time_batches(sweep: SweepConfig, gpus: float) -> dict[str, float]:
 
     from sweep.timing import time_batches
 
-    options = {"num_cpus": sweep.resources.cpus_per_trial, "num_gpus": gpus, "max_retries": 0}
     settings = worker_settings(sweep.resources) | {"config": to_mapping(sweep.base_config())}
     try:
-        taken = ray.get(ray.remote(time_batches).options(**options).remote(settings))
+        # said here and not by `options`, the GPU makes Ray end the worker with its task, which frees the memory
+        remote = ray.remote(num_cpus=sweep.resources.cpus_per_trial, num_gpus=gpus, max_retries=0)(time_batches)
+        taken = ray.get(remote.remote(settings))
     except ray.exceptions.RayError as error:
         say(f"trials train one by one: timing batches of them failed: {str(error).strip().splitlines()[-1]}")
         return {}

@@ -31,7 +31,7 @@ from sweep.study import (
     study_exists,
     warm_start,
 )
-from sweep.tracking import Tracker, hash_tags, open_client, open_experiment
+from sweep.tracking import Tracker, delete_runs, hash_tags, open_client, open_experiment, seed_tags
 
 if TYPE_CHECKING:
     from core.cache import FeatureCache
@@ -61,12 +61,15 @@ def run_sweep(sweep: SweepConfig) -> int:
     """Run a new sweep; returns the exit code.
 
     Raises:
-        InputError: if there is a sweep of this name, or the data is bad; then nothing is left behind.
+        InputError: if there is a sweep of this name, or data, tracking store or warm start are bad; then nothing is left behind.
     """
     refuse_existing(sweep)
     with locked(sweep.name):
         try:
             refuse_existing(sweep)
+            if sweep.warm_start:
+                _open_source(sweep.warm_start)
+            open_client(tracking_uri(sweep))
             cache = prepare(sweep)
             write_yaml(sweep_folder(sweep.name) / "sweep.yaml", sweep)
         except BaseException:
@@ -106,6 +109,22 @@ def resume_sweep(name: str, trials: int | None = None, changes: dict[str, Any] |
         if trials is not None or changes:
             write_yaml(sweep_folder(name) / "sweep.yaml", sweep)
         return _drive(sweep, prepare(sweep))
+
+
+def changes_since_begun(sweep: SweepConfig) -> tuple[int | None, dict[str, Any]]:
+    """What `resume_sweep` must be told for a sweep to go on as it is said now: its budget, if another, and resources.
+
+    Raises:
+        InputError: if anything else was different when it was begun; objectives that its data cannot give were taken out then.
+    """
+    begun, now = (flatten(to_mapping(s)) for s in (read_sweep(sweep.name), sweep))
+    for field in sorted(begun.keys() | now.keys()):
+        if not field.startswith(("trials", "resources.", "objectives.")) and begun.get(field) != now.get(field):
+            raise InputError(
+                f"sweep {sweep.name}: was begun with {field}={begun.get(field)}, which cannot become {now.get(field)}"
+            )
+    trials = None if begun["trials"] == now["trials"] else sweep.trials
+    return trials, {k: v for k, v in to_mapping(sweep)["resources"].items() if begun.get(f"resources.{k}") != v}
 
 
 def _with_resources(sweep: SweepConfig, changes: dict[str, Any]) -> SweepConfig:
@@ -172,23 +191,35 @@ def _drive(sweep: SweepConfig, cache: FeatureCache) -> int:
 
 def _warm_start(study: optuna.Study, sweep: SweepConfig) -> None:
     if sweep.warm_start:
-        source = read_sweep(sweep.warm_start)
-        count = warm_start(study, sweep, open_study(source, storage_url(source)), source)
-        say(f"warm start: {count} trials of {sweep.warm_start}")
+        known = study.user_attrs.get("warm_started")  # then the source need not be there any more
+        if known is None:
+            source, of_source = _open_source(sweep.warm_start)
+            known = warm_start(study, sweep, of_source, source)
+            study.set_user_attr("warm_started", known)
+        say(f"warm start: {known} trials of {sweep.warm_start}")
+
+
+def _open_source(name: str) -> tuple[SweepConfig, optuna.Study]:
+    """The sweep that a warm start takes trials from.
+
+    Raises:
+        InputError: if there is none of this name, or it has no study.
+    """
+    source = read_sweep(name)
+    return source, open_study(source, storage_url(source))
 
 
 def _open_tracker(sweep: SweepConfig, cache: FeatureCache) -> Tracker:
     client = open_client(tracking_uri(sweep))
     artifacts = None if sweep.tracking_uri else (home() / "mlartifacts").as_uri()
     experiment = open_experiment(client, sweep.experiment, artifacts)
-    base = sweep.base_config()
     tags = {
         **hash_tags(cache.meta),
         "code_version": code_version(),
         "objectives": ", ".join(f"{m} {d}" for m, d in sweep.objectives.items()),
         "sampler": sweep.sampler,
         "sampler_seed": str(sweep.sampler_seed),
-        "seeds": f"data {base.data.seed}, performer {base.performer.fit.seed}, train {base.train.seed}",
+        **seed_tags(sweep.base_config()),
     }
     return Tracker(client, experiment, sweep.name, tags)
 
@@ -231,7 +262,7 @@ def _run_trials(session: Session) -> None:
     from ray import tune
 
     from sweep.batches import trials_per_batch
-    from sweep.search import StudySearcher, recorded_rungs
+    from sweep.search import StudySearcher, drop_leftovers, recorded_rungs
     from sweep.trainable import ExplainerTrial
     from sweep.watch import Watch
 
@@ -242,6 +273,7 @@ def _run_trials(session: Session) -> None:
         from sweep.scheduler import ResumableASHA
 
         scheduler = ResumableASHA(sweep.early_stopping, _most_epochs(sweep), recorded_rungs(study))
+    drop_leftovers(study, sweep.name)
     scratch = sweep_folder(sweep.name) / "ray"
     shutil.rmtree(scratch, ignore_errors=True)
     with cluster(sweep.resources) as available:
@@ -333,9 +365,8 @@ def delete_sweep(name: str) -> None:
     with locked(name):
         if study_exists(storage_url(sweep), name):
             optuna.delete_study(study_name=name, storage=open_storage(storage_url(sweep)))
-        client = open_client(tracking_uri(sweep))
-        experiment = client.get_experiment_by_name(sweep.experiment)
-        while experiment and (runs := client.search_runs([experiment.experiment_id], f"tags.study = '{name}'")):
-            for run in runs:
-                client.delete_run(run.info.run_id)
+        try:
+            delete_runs(tracking_uri(sweep), sweep.experiment, name)
+        except InputError as error:
+            say(f"sweep {name}: its runs were not deleted: {error}")
         shutil.rmtree(sweep_folder(name))

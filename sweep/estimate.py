@@ -7,6 +7,8 @@ import os
 import yaml
 
 from core.config import to_mapping
+from core.errors import InputError
+from sweep.cluster import concurrency
 from sweep.config import SweepConfig
 from sweep.driver import refuse_existing
 from sweep.folder import storage_url, tracking_uri
@@ -39,13 +41,13 @@ def describe_plan(sweep: SweepConfig) -> str:
 
 def _fits(sweep: SweepConfig) -> int:
     """Trials at once on this machine; a cluster's size is known only once it is connected to."""
-    resources = sweep.resources
-    fit = int(len(os.sched_getaffinity(0)) / resources.cpus_per_trial)
-    if resources.gpus_per_trial:
-        import torch
+    import torch
 
-        fit = min(fit, int(torch.cuda.device_count() / resources.gpus_per_trial))
-    return max(1, min(fit, resources.concurrency or fit, budget(sweep)))
+    here = {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(torch.cuda.device_count())}
+    try:
+        return concurrency(sweep.resources, here, budget(sweep))
+    except InputError:  # it is meant for another machine
+        return 1
 
 
 def _cost(sweep: SweepConfig, at_once: int) -> str:

@@ -16,14 +16,14 @@ from ray.tune.search import Searcher
 from core.cache import built_cache, read_meta
 from core.config import Config, flatten, to_mapping
 from core.errors import InputError
-from core.training import batch_key
+from core.training import Training, batch_key
 from sweep.cluster import worker_settings
 from sweep.config import ALL, SweepConfig
-from sweep.folder import checkpoint_folder, trial_folder, write_yaml
+from sweep.folder import CHECKPOINT, checkpoint_folder, sweep_folder, trial_folder, write_yaml
 from sweep.progress import Progress
 from sweep.space import resolve, run_name, suggest
 from sweep.study import budget, finished_trials, make_sampler, unfinished_trials, violations
-from sweep.tracking import Tracker, hash_tags
+from sweep.tracking import Tracker, hash_tags, seed_tags
 from sweep.trainable import epochs_of
 
 BATCH = "batch"
@@ -142,11 +142,11 @@ class StudySearcher(Searcher):
         trials = self.study.get_trials(deepcopy=False)
         batch: list[int] | None = trials[number].user_attrs.get(BATCH)
         if batch is None:  # it began alone, or not at all
-            return [number] if checkpoint_folder(self.sweep.name, number).exists() else []
+            return [number] if Training.saved(checkpoint_folder(self.sweep.name, number)) else []
         if any(trials[n].user_attrs.get(BATCH, batch) != batch for n in batch):  # killed while it was separated
             return [number]
         fits = len(batch) <= max(1, self.batch)
-        return batch if fits or checkpoint_folder(self.sweep.name, batch[0]).exists() else []
+        return batch if fits or Training.saved(checkpoint_folder(self.sweep.name, batch[0])) else []
 
     def _earlier_batch(self, first: Trial, numbers: list[int]) -> list[tuple[Trial, Config]]:
         """All trials of a batch, also those that have ended, since its checkpoint holds them."""
@@ -158,7 +158,7 @@ class StudySearcher(Searcher):
     def _companions(self, config: Config) -> list[tuple[Trial, Config]]:
         """Further trials that can train in one batch with this configuration; a trial that cannot waits for its turn.
 
-        A grid is looked through to its end, since its order does not matter; other samplers propose as few as can be.
+        A grid is looked through until the batch is full, since its order does not matter; others propose as few as can be.
         """
         key, others = batch_key(config), list[tuple[Trial, Config]]()
         if self.batch == 1 or key is None:
@@ -168,15 +168,17 @@ class StudySearcher(Searcher):
         fresh = (room if self.sweep.sampler == "grid" else min(self.batch - 1, room)) - len(candidates)
         self.waiting = []
         for i in range(len(candidates) + max(0, fresh)):
+            if len(others) == min(self.batch - 1, room):
+                later = candidates[i:] + later
+                break
             trial = self._reopen(candidates[i]) if i < len(candidates) else self._ask()
-            joins = len(others) < min(self.batch - 1, room) and not self._bound(trial.number)
-            other = self._resolve(trial) if joins else None
-            if joins and other is None:
-                continue
-            if other is not None and batch_key(other) == key:
-                others.append((trial, other))
-            else:
+            if self._bound(trial.number):
                 self.waiting.append(trial.number)
+            elif other := self._resolve(trial):
+                if batch_key(other) == key:
+                    others.append((trial, other))
+                else:
+                    self.waiting.append(trial.number)
         self.waiting += later
         return others
 
@@ -209,6 +211,7 @@ class StudySearcher(Searcher):
             "performer": config.performer.arch,
             "category": config.data.single_category or ALL,
             "seed": str(config.train.seed),
+            **seed_tags(config),
         }
         tags |= self._made_of(config)
         for path, dimension in self.sweep.space.items():
@@ -327,6 +330,14 @@ class StudySearcher(Searcher):
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing: the study is the state."""
+
+
+def drop_leftovers(study: optuna.Study, name: str) -> None:
+    """Delete the checkpoints of trials that have ended, which a killed driver may not have come to."""
+    needed = {n for t in unfinished_trials(study) for n in (t.number, *t.user_attrs.get(BATCH, []))}
+    for folder in (sweep_folder(name) / "trials").glob(f"*/{CHECKPOINT}"):
+        if int(folder.parent.name) not in needed:
+            shutil.rmtree(folder)
 
 
 def recorded_rungs(study: optuna.Study) -> dict[int, dict[int, float]]:

@@ -162,15 +162,14 @@ def warm_start(study: optuna.Study, sweep: SweepConfig, source: optuna.Study, so
     A trial fits if each of its values lies in this space, where a field that it did not search counts with the value
     its base had, and if it measured every objective. What is there already is not added again.
     """
-    if any(WARM in t.user_attrs for t in study.get_trials(deepcopy=False)):
-        return sum(WARM in t.user_attrs for t in study.get_trials(deepcopy=False))
-    added = 0
+    there = {t.user_attrs.get(WARM) for t in study.get_trials(deepcopy=False)} - {None}
     for trial in source.get_trials(deepcopy=False):
         if trial.state != TrialState.COMPLETE or WARM in trial.user_attrs:
             continue
         metrics = trial.user_attrs["metrics"]
         params = _translated(trial.params, sweep, source_sweep)
-        if params is None or any(metrics.get(m) is None for m in sweep.objectives):
+        origin = f"{source_sweep.name}/{trial.number}"
+        if params is None or origin in there or any(metrics.get(m) is None for m in sweep.objectives):
             continue
         study.add_trial(
             optuna.trial.create_trial(
@@ -178,11 +177,11 @@ def warm_start(study: optuna.Study, sweep: SweepConfig, source: optuna.Study, so
                 distributions={path: distribution(sweep.space[path]) for path in params},
                 values=[metrics[m] for m in sweep.objectives],
                 constraints=violations(metrics, sweep.constraints) or None,
-                user_attrs={WARM: f"{source_sweep.name}/{trial.number}", "metrics": metrics},
+                user_attrs={WARM: origin, "metrics": metrics},
             )
         )
-        added += 1
-    return added
+        there.add(origin)
+    return len(there)
 
 
 def _translated(params: Mapping[str, Any], sweep: SweepConfig, source: SweepConfig) -> dict[str, Any] | None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
+    from core.config import Config
+
 PARENT_TAG = "mlflow.parentRunId"
 FLUSH_SECONDS = 2.0
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
@@ -251,6 +253,12 @@ def hash_tags(meta: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def seed_tags(config: Config) -> dict[str, str]:
+    """The seeds that a run, or a sweep's base, has."""
+    data, performer, train = config.data.seed, config.performer.fit.seed, config.train.seed
+    return {"seeds": f"data {data}, performer {performer}, train {train}"}
+
+
 SHARED_VIEW = "mlflow.sharedViewState."
 """Prefix of the experiment tags in which MLflow's pages keep views that are shared by a link."""
 
@@ -278,6 +286,19 @@ def log_to_parent(uri: str, experiment: str, study: str, files: Iterable[Path]) 
     runs = client.search_runs([found.experiment_id], f"tags.study = '{study}' and tags.kind = 'sweep'") if found else []
     for file in files if runs else []:
         client.log_artifact(runs[0].info.run_id, str(file))
+
+
+def delete_runs(uri: str, experiment: str, study: str) -> None:
+    """Delete all runs of a sweep.
+
+    Raises:
+        InputError: if the store cannot be opened.
+    """
+    client = open_client(uri)
+    found = client.get_experiment_by_name(experiment)
+    while found and (runs := client.search_runs([found.experiment_id], f"tags.study = '{study}'")):
+        for run in runs:
+            client.delete_run(run.info.run_id)
 
 
 def _key(key: str) -> str:

@@ -53,7 +53,7 @@ class ExplainerTrial(tune.Trainable):
         sections = (config.data, config.performer, config.cache)
         if getattr(self, "cache_of", None) != sections:
             self.cache, self.cache_of = open_cache(config, progress=False), sections
-        if self._checkpoint().exists():
+        if Training.saved(self._checkpoint()):
             self.training = Training.load(self._checkpoint(), config, self.cache)
         elif len(self.configs) > 1:
             self.training = Training.together(self.configs, self.cache)

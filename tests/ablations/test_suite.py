@@ -128,7 +128,7 @@ def test_aa_suite_compares_the_base_with_itself(tmp_path: Path, monkeypatch: pyt
     assert ran.returncode == 0, ran.stderr
     with (tmp_path / "home" / "sweeps" / "ablations" / "report" / "ablations.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {r["arm"] for r in rows} == {"base, other seeds"} and {r["pairs"] for r in rows} == {"2"}
+    assert {r["arm"] for r in rows} == {"base, other seeds"} and {r["pairs"] for r in rows if r["metric"] == "p"} == {"2"}
     assert any(float(r["difference"]) != 0 for r in rows)
 
 
@@ -143,6 +143,8 @@ def test_scripts_run_from_their_files(tmp_path: Path, monkeypatch: pytest.Monkey
 
     ran = run("no_filter_loss", *QUICK, "--seeds", "2", "train.epochs=1", "resources.concurrency=1")
     assert ran.returncode == 0 and "no_filter_loss" in ran.stdout, ran.stderr
+    assert run("no_filter_loss", "--resume").stdout.splitlines()[-3:] == ran.stdout.splitlines()[-3:]
+    assert "--ablations cannot be changed" in run("no_ordinary_track", "--resume", "--name", "no_filter_loss").stderr
     for script in ("no_ordinary_track", "suite"):
         refused = run(script, *QUICK, "--seeds", "1", "--name", "other")
         assert refused.returncode == 2 and "--seeds 1: must be at least 2" in refused.stderr
@@ -160,6 +162,7 @@ def test_scripts_run_from_their_files(tmp_path: Path, monkeypatch: pytest.Monkey
         (["resources.cpus_per_trial=-1"], "resources.cpus_per_trial"),
         (["--resume", "--name", "never"], "there is no suite never"),
         (["--from-sweep", "never"], "sweep never: not found"),
+        (["--trial", "7"], "--trial 7: is of a sweep"),
         (["--name", "../x"], "name: '../x' must be letters"),
         (["--aa", "--ablations", "no_masks"], "--aa: compares the base with itself"),
     ],

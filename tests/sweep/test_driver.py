@@ -18,11 +18,15 @@ import yaml
 from commands import PATIENCE, command, paraphrase, paraphrase_here
 from mlflow.tracking import MlflowClient
 
+from core.config import to_mapping
 from sweep.batches import SECONDS_IN_BATCH, best_batch
-from sweep.folder import read_sweep, storage_url
+from sweep.cluster import worker_settings
+from sweep.config import load_sweep
+from sweep.folder import read_sweep, storage_url, sweep_folder, trial_folder, write_yaml
 from sweep.search import BATCH
 from sweep.study import open_study
 from sweep.tracking import open_client
+from sweep.trainable import ExplainerTrial
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -146,6 +150,10 @@ def test_failing_trials_end_as_failed_and_a_larger_budget_tops_up(home: Path, tm
     assert "the loss is not finite" in exported or "filters died" in exported
     again = paraphrase_here("sweep", "run", str(file))
     assert again.returncode == 2 and "exists already" in again.stderr
+    other = paraphrase_here("sweep", "run", str(file), "--resume", "base.train.epochs=9")
+    assert other.returncode == 2 and "was begun with base.train.epochs=3, which cannot become 9" in other.stderr
+    same = paraphrase_here("sweep", "run", str(file), "--resume", "resources.concurrency=2")
+    assert same.returncode == 0 and "finished already" in same.stderr
 
 
 def test_interrupted_sweep_says_how_to_go_on_and_takes_a_larger_budget(home: Path, tmp_path: Path) -> None:
@@ -162,6 +170,36 @@ def test_interrupted_sweep_says_how_to_go_on_and_takes_a_larger_budget(home: Pat
     assert (Path(picked["folder"]) / "config.yaml").exists()
     assert paraphrase_here("sweep", "delete", "topped").returncode == 0
     assert "sweep topped: not found" in paraphrase_here("sweep", "show", "topped").stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [("warm_start=nobody", "sweep nobody: not found"), ("tracking_uri=nowhere://x", "tracking_uri: nowhere")],
+)
+def test_what_cannot_be_opened_leaves_nothing_behind(home: Path, tmp_path: Path, change: str, message: str) -> None:
+    refused = paraphrase_here("sweep", "run", str(write(tmp_path, "unborn")), change)
+    assert refused.returncode == 2 and message in refused.stderr
+    assert not (home / "sweeps" / "unborn").exists()
+
+
+def test_a_sweep_whose_tracking_store_is_gone_can_be_deleted(home: Path, tmp_path: Path) -> None:
+    sweep = load_sweep(write(tmp_path, "orphan"), ["tracking_uri=nowhere://x"])
+    open_study(sweep, storage_url(sweep), create=True)
+    write_yaml(sweep_folder("orphan") / "sweep.yaml", sweep)
+    deleted = paraphrase_here("sweep", "delete", "orphan")
+    assert deleted.returncode == 0 and "its runs were not deleted: tracking_uri: nowhere" in deleted.stderr
+    assert not sweep_folder("orphan").exists()
+
+
+def test_a_worker_killed_in_its_first_save_begins_anew(home: Path, tmp_path: Path) -> None:
+    sweep = load_sweep(write(tmp_path, "half"), ["trials=1"])
+    folder = trial_folder("half", 0)
+    (folder / "checkpoint").mkdir(parents=True)
+    (folder / "checkpoint" / "checkpoint.1.part").write_bytes(b"half")
+    member = {"number": 0, "config": to_mapping(sweep.base_config()), "folder": str(folder)}
+    trial = ExplainerTrial({"number": 0, "members": [member], **worker_settings(sweep.resources)})
+    result = trial.step()
+    assert "ended" not in result and result["epoch"] == 1
 
 
 def test_bad_data_leaves_nothing_behind(home: Path, tmp_path: Path) -> None:
