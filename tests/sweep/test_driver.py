@@ -17,13 +17,14 @@ import pytest
 import yaml
 from commands import PATIENCE, command, paraphrase, paraphrase_here
 from mlflow.tracking import MlflowClient
+from optuna.trial import TrialState
 
 from core.config import to_mapping
 from sweep.batches import SECONDS_IN_BATCH, best_batch
 from sweep.cluster import worker_settings
 from sweep.config import load_sweep
-from sweep.folder import read_sweep, storage_url, sweep_folder, trial_folder, write_yaml
-from sweep.search import BATCH
+from sweep.folder import checkpoint_folder, read_sweep, storage_url, sweep_folder, trial_folder, write_yaml
+from sweep.search import BATCH, drop_leftovers
 from sweep.study import open_study
 from sweep.tracking import open_client
 from sweep.trainable import ExplainerTrial
@@ -202,6 +203,20 @@ def test_a_worker_killed_in_its_first_save_begins_anew(home: Path, tmp_path: Pat
     assert "ended" not in result and result["epoch"] == 1
 
 
+def test_what_a_killed_driver_left_of_ended_trials_is_deleted(home: Path, tmp_path: Path) -> None:
+    sweep = load_sweep(write(tmp_path, "left"))
+    study = open_study(sweep, storage_url(sweep), create=True)
+    trials = [study.ask() for _ in range(4)]
+    for trial in trials[1:3]:
+        trial.set_user_attr(BATCH, [1, 2])
+    for trial in trials[:2]:  # the first trial of the batch has ended, but its checkpoint holds the second one too
+        study.tell(trial, state=TrialState.FAIL)
+    for trial in trials:
+        checkpoint_folder("left", trial.number).mkdir(parents=True)
+    drop_leftovers(study, "left")
+    assert [checkpoint_folder("left", t.number).exists() for t in trials] == [False, True, True, True]
+
+
 def test_bad_data_leaves_nothing_behind(home: Path, tmp_path: Path) -> None:
     file = write(tmp_path, "bad", base={"data": {"source": "cub", "path": str(tmp_path / "nowhere")}})
     ran = paraphrase_here("sweep", "run", str(file))
@@ -243,7 +258,7 @@ def test_trials_that_share_a_batch_end_as_trials_of_their_own(home: Path, tmp_pa
     for params, metrics in alone.items():
         assert batched[params] == pytest.approx(metrics, rel=2e-2, abs=5e-3), params
     assert Counter(map(len, batches("batched"))) == {4: 2}
-    assert not list((home / "sweeps").glob("*/trials/*/checkpoint"))  # they are three times as large as what is kept
+    assert not list((home / "sweeps" / "batched" / "trials").glob("*/checkpoint"))  # three times as large as what is kept
 
 
 def test_a_killed_driver_goes_on_with_its_batches(home: Path, tmp_path: Path) -> None:
