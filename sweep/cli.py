@@ -135,7 +135,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
         print(describe_plan(sweep))
         return 0
-    from sweep.driver import changes_since_begun, resume_sweep, run_sweep
+    from sweep.changes import changes_since_begun
+    from sweep.driver import resume_sweep, run_sweep
     from sweep.folder import sweep_names
 
     if arguments.resume and sweep.name in sweep_names():

@@ -98,7 +98,12 @@ def concurrency(resources: Resources, available: dict[str, float], trials: int) 
 
 def worker_settings(resources: Resources) -> dict[str, Any]:
     """What a worker must know of the driver, for `enter`: `home`, `cwd` and the `threads` of a trial."""
-    return {"home": str(home()), "cwd": os.getcwd(), "threads": max(1, int(resources.cpus_per_trial))}
+    return {"home": str(home()), "cwd": os.getcwd(), "threads": threads_of_trial(resources)}
+
+
+def threads_of_trial(resources: Resources) -> int:
+    """Threads that torch computes a trial with."""
+    return max(1, int(resources.cpus_per_trial))
 
 
 def enter(settings: Mapping[str, Any]) -> None:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 
-from core.config import flatten, from_mapping, to_mapping
+from core.config import flatten, to_mapping
 from core.errors import InputError
 from core.home import home
+from sweep.changes import check_budget, with_resources
 from sweep.cluster import cluster, concurrency, gpus_of_trial, quiet_ray
-from sweep.config import SweepConfig, check_sweep, drop_landmark_metrics
+from sweep.config import SweepConfig, drop_landmark_metrics
 from sweep.folder import locked, read_sweep, storage_url, sweep_folder, tracking_uri, write_yaml
 from sweep.progress import Progress
 from sweep.study import (
@@ -27,7 +28,6 @@ from sweep.study import (
     finished_trials,
     open_storage,
     open_study,
-    own_trials,
     study_exists,
     warm_start,
 )
@@ -102,54 +102,13 @@ def resume_sweep(name: str, trials: int | None = None, changes: dict[str, Any] |
     with locked(name):
         sweep = read_sweep(name)
         if changes:
-            sweep = _with_resources(sweep, changes)
+            sweep = with_resources(sweep, changes)
         if trials is not None:
-            _check_budget(sweep, trials)
+            check_budget(sweep, trials)
             sweep = replace(sweep, trials=trials)
         if trials is not None or changes:
             write_yaml(sweep_folder(name) / "sweep.yaml", sweep)
         return _drive(sweep, prepare(sweep))
-
-
-def changes_since_begun(sweep: SweepConfig) -> tuple[int | None, dict[str, Any]]:
-    """What `resume_sweep` must be told for a sweep to go on as it is said now: its budget, if another, and resources.
-
-    Raises:
-        InputError: if anything else was different when it was begun; objectives that its data cannot give were taken out then.
-    """
-    begun, now = (flatten(to_mapping(s)) for s in (read_sweep(sweep.name), sweep))
-    for field in sorted(begun.keys() | now.keys()):
-        if not field.startswith(("trials", "resources.", "objectives.")) and begun.get(field) != now.get(field):
-            raise InputError(
-                f"sweep {sweep.name}: was begun with {field}={begun.get(field)}, which cannot become {now.get(field)}"
-            )
-    trials = None if begun["trials"] == now["trials"] else sweep.trials
-    return trials, {k: v for k, v in to_mapping(sweep)["resources"].items() if begun.get(f"resources.{k}") != v}
-
-
-def _with_resources(sweep: SweepConfig, changes: dict[str, Any]) -> SweepConfig:
-    """The sweep on other resources.
-
-    Raises:
-        InputError: if one is impossible.
-    """
-    mapping = to_mapping(sweep)
-    if not isinstance(changes, dict):
-        raise InputError(f"resources: expected fields such as resources.concurrency, got {changes!r}")
-    mapping["resources"] |= changes
-    changed = from_mapping(SweepConfig, mapping)
-    check_sweep(changed)
-    return changed
-
-
-def _check_budget(sweep: SweepConfig, trials: int) -> None:
-    if trials < 1:
-        raise InputError(f"--trials {trials}: must be at least 1")
-    if not study_exists(storage_url(sweep), sweep.name):
-        return
-    begun = len(own_trials(open_study(sweep, storage_url(sweep))))
-    if trials < begun:
-        raise InputError(f"--trials {trials}: {begun} trials were begun already; the budget must be at least that")
 
 
 def prepare(sweep: SweepConfig) -> FeatureCache:

@@ -8,7 +8,7 @@ import yaml
 
 from core.config import to_mapping
 from core.errors import InputError
-from sweep.cluster import concurrency
+from sweep.cluster import concurrency, threads_of_trial
 from sweep.config import SweepConfig
 from sweep.driver import refuse_existing
 from sweep.folder import storage_url, tracking_uri
@@ -51,6 +51,8 @@ def _fits(sweep: SweepConfig) -> int:
 
 
 def _cost(sweep: SweepConfig, at_once: int) -> str:
+    import torch
+
     from core.cache import built_cache, load_cache
     from sweep.timing import measure_epoch
 
@@ -58,8 +60,9 @@ def _cost(sweep: SweepConfig, at_once: int) -> str:
     folder = built_cache(config)
     if folder is None:
         return "cost: not known before the cache is there; `paraphrase cache build` makes it"
-    threads = max(1, int(sweep.resources.cpus_per_trial))
-    epoch, share = measure_epoch(config, load_cache(folder), threads)
+    threads = threads_of_trial(sweep.resources)
+    torch.set_num_threads(threads)
+    epoch, share = measure_epoch(config, load_cache(folder))
     seconds = budget(sweep) * config.train.epochs * epoch / at_once
     return (
         f"cost: about {duration(seconds)} at most; an epoch of the base configuration takes {epoch:.1f} s with {threads} "

@@ -22,9 +22,7 @@ BATCHES = (1, 2, 4, 8)
 """Sizes of a batch of trials that are tried."""
 
 
-def measure_epoch(
-    config: Config, cache: FeatureCache, threads: int, steps: int = MEASURED_STEPS, trials: int = 1
-) -> tuple[float, float]:
+def measure_epoch(config: Config, cache: FeatureCache, steps: int = MEASURED_STEPS, trials: int = 1) -> tuple[float, float]:
     """Seconds of an epoch of one or more trials in a batch, extrapolated from a few real steps and as large a share of the
     evaluation; and that share.
 
@@ -34,16 +32,11 @@ def measure_epoch(
     images = len(cache.train.labels)
     share = min(1.0, steps * config.train.batch_size / images)
     part = dataclasses.replace(cache, train=_first(cache.train, share), test=_first(cache.test, share))
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        training = Training.together([config] * trials, part) if trials > 1 else Training(config, part)
-        training.run_epoch()  # the first one warms up
-        begin = time.perf_counter()
-        training.run_epoch()
-        return (time.perf_counter() - begin) / share, share
-    finally:
-        torch.set_num_threads(before)
+    training = Training.together([config] * trials, part) if trials > 1 else Training(config, part)
+    training.run_epoch()  # the first one warms up
+    begin = time.perf_counter()
+    training.run_epoch()
+    return (time.perf_counter() - begin) / share, share
 
 
 def _first(split: Any, share: float) -> Any:
@@ -68,7 +61,7 @@ def time_batches(settings: Mapping[str, Any]) -> dict[int, float]:
     taken: dict[int, float] = {}
     try:
         for size in BATCHES:
-            taken[size] = measure_epoch(config, cache, settings["threads"], COMPARED_STEPS, size)[0] / size
+            taken[size] = measure_epoch(config, cache, COMPARED_STEPS, size)[0] / size
     except (TrainingEnded, torch.OutOfMemoryError):
         pass
     return taken

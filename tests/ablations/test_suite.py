@@ -58,6 +58,7 @@ def test_suite_pairs_its_arms_by_seed_and_tags_its_runs(tmp_path: Path, monkeypa
     runs = client.search_runs([experiment.experiment_id], "tags.kind = 'trial'")
     tags = {(r.data.tags["ablation"], r.data.tags["seed"]) for r in runs}
     assert tags == {(a, s) for a in ("base", "no_ordinary_track", "no_filter_loss") for s in "01"}
+    assert all(r.data.tags["seeds"].endswith(f"train {r.data.tags['seed']}") for r in runs)
     assert {r.data.tags["ablation"] for r in runs if r.data.tags["arm"] == "base"} == {"base"}
     view = json.loads(experiment.tags["mlflow.sharedViewState.ablations"])  # what `paraphrase ui ablations` opens
     assert view["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "ablation"}]

@@ -20,9 +20,12 @@ from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
 
 from core.config import to_mapping
+from core.errors import InputError
 from sweep.batches import SECONDS_IN_BATCH, best_batch
 from sweep.cluster import worker_settings
 from sweep.config import load_sweep
+from sweep.driver import _warm_start
+from sweep.estimate import _fits
 from sweep.folder import checkpoint_folder, read_sweep, storage_url, sweep_folder, trial_folder, write_yaml
 from sweep.search import BATCH, drop_leftovers
 from sweep.study import open_study
@@ -181,6 +184,22 @@ def test_what_cannot_be_opened_leaves_nothing_behind(home: Path, tmp_path: Path,
     refused = paraphrase_here("sweep", "run", str(write(tmp_path, "unborn")), change)
     assert refused.returncode == 2 and message in refused.stderr
     assert not (home / "sweeps" / "unborn").exists()
+
+
+def test_a_warm_start_that_is_done_needs_its_source_no_more(home: Path, tmp_path: Path) -> None:
+    sweep = load_sweep(write(tmp_path, "warm"), ["warm_start=gone"])
+    study = open_study(sweep, storage_url(sweep), create=True)
+    with pytest.raises(InputError, match="sweep gone: not found"):
+        _warm_start(study, sweep)
+    study.set_user_attr("warm_started", 3)
+    _warm_start(study, sweep)
+
+
+def test_a_dry_run_counts_gpus_as_the_run_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = load_sweep(write(tmp_path, "dry", resources={"concurrency": None, "cpus_per_trial": 0.1}))
+    assert _fits(sweep) == 4  # its budget
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert _fits(sweep) == 1
 
 
 def test_a_sweep_whose_tracking_store_is_gone_can_be_deleted(home: Path, tmp_path: Path) -> None:
