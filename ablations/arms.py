@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from core.config import Config, flatten, from_mapping, set_path, to_mapping
-from core.errors import InputError
+from paraphrase.core.config import Config, flatten, from_mapping, set_path, to_mapping
+from paraphrase.core.errors import InputError
+from paraphrase.core.objective.terms import TERMS, Term
 
 BASE = "base"
 """Name of the arm that takes nothing away."""
@@ -53,9 +54,14 @@ def _category_filter_loss(config: Config, channels: int) -> Changes:
     return {"loss.filter_loss": "category"} if config.loss.lambda_f else {}
 
 
-def _no_p_term(config: Config, channels: int) -> Changes:
-    both = config.explainer.interp_widths and config.explainer.ordin_width is not None
-    return {"loss.eta": 0.0} if both else {}
+def _without(term: Term) -> Callable[[Config, int], Changes]:
+    """A term of the objective taken away by its weight."""
+
+    def changes(config: Config, channels: int) -> Changes:
+        tracks = bool(config.explainer.interp_widths) + (config.explainer.ordin_width is not None)
+        return {f"loss.{term.weight}": 0.0} if tracks >= term.tracks else {}
+
+    return changes
 
 
 def _neither(config: Config, channels: int) -> Changes:
@@ -65,11 +71,10 @@ def _neither(config: Config, channels: int) -> Changes:
 ABLATIONS: dict[str, Ablation] = {
     "no_ordinary_track": Ablation("no ordinary track", lambda c, n: {"explainer.ordin_width": None}),
     "no_interpretable_track": Ablation("no interpretable track", _no_interpretable_track),
-    "no_filter_loss": Ablation("no filter loss", lambda c, n: {"loss.lambda_f": 0.0}),
+    **{term.ablation: Ablation(term.ablation.replace("_", " "), _without(term)) for term in TERMS if term.ablation},
     "no_masks": Ablation("no masks", lambda c, n: {"explainer.mask": "none"}),
     "neither": Ablation("neither masks nor filter loss", _neither),
     "no_norm": Ablation("no norm layers", lambda c, n: {"explainer.norm": False}),
-    "no_p_term": Ablation("no p term (eta = 0)", _no_p_term),
     "one_interpretable_layer": Ablation(
         "one interpretable conv-layer", lambda c, n: {"explainer.interp_widths": c.explainer.interp_widths[-1:]}
     ),

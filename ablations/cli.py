@@ -1,31 +1,44 @@
-"""The `paraphrase` command with all its parts; what they need is imported when they run."""
+"""Commands of ablations, and `report`, of a sweep or suite."""
 
 from __future__ import annotations
 
 import argparse
-import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ablations.arms import ABLATIONS, BASE
-from sweep.cli import main as sweep_main
+from paraphrase.core.cli import configuration
+from paraphrase.core.errors import InputError
+from paraphrase.core.terminal.console import show_table, waiting
+from paraphrase.sweep.cli import INTERRUPTED
 
 if TYPE_CHECKING:
-    from sweep.page import Section
+    from paraphrase.ablations.commands import Suite
+    from paraphrase.core.config import Config
+
+BASE = "base"
+"""Name of the arm that takes nothing away."""
 
 FORMATS = ("text", "csv", "markdown", "latex")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    return sweep_main(arguments, _add_ablate, _add_tables, _add_compare, sections=_sections)
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add `ablate`, `tables`, `compare` and `report`; each sets `run`, a function of the arguments that returns the exit code."""
+    _add_ablate(commands)
+    _add_tables(commands)
+    _add_compare(commands)
+    report = commands.add_parser("report", help="write the HTML report of a sweep or suite again, finished or not")
+    report.add_argument("name")
+    report.add_argument("--out", type=Path, help="HTML file (default: in the sweep's folder, and logged to its parent run)")
+    report.set_defaults(run=_report)
 
 
 def _add_ablate(commands: argparse._SubParsersAction) -> None:
     ablate = commands.add_parser("ablate", help="what each ingredient of an explainer is worth")
     ablate.add_argument("config", nargs="?", help="YAML file of the base configuration; default: the menagerie")
     ablate.add_argument("overrides", nargs="*", metavar="path=value", help="fields on top, also resources.concurrency=2")
-    ablate.add_argument("--ablations", default="", help=f"comma-separated; default: all of {', '.join(ABLATIONS)}; base: none")
+    ablate.add_argument("--ablations", default="", help="comma-separated; default: all; base: none")
+    ablate.add_argument("--list", action="store_true", help="name and describe all ablations, and end")
     ablate.add_argument("--from-sweep", metavar="NAME", help="take the base from a trial of a sweep instead")
     ablate.add_argument("--trial", help="its number, or best: the knee of the front (default)")
     ablate.add_argument("--name", default="ablations", help="name of the suite (default: ablations)")
@@ -35,13 +48,107 @@ def _add_ablate(commands: argparse._SubParsersAction) -> None:
     ablate.add_argument("--aa", action="store_true", help="A/A suite: the base against itself with other seeds")
     ablate.add_argument("--resume", action="store_true", help="go on with the suite of this name")
     ablate.add_argument("--skip-bad", action="store_true", help="go on without damaged images")
+    ablate.add_argument("--wide", action="store_true", help="all columns of a table side by side, however wide")
     ablate.set_defaults(run=_ablate)
 
 
 def _ablate(arguments: argparse.Namespace) -> int:
-    from ablations.suite import run_suite
+    if arguments.list:
+        return _list_ablations()
+    with waiting("loading torch, ray and mlflow"):
+        from paraphrase.ablations import commands
 
-    return run_suite(arguments)
+    settings = _settings_of(arguments, commands.SETTINGS)
+    names, performers, categories = (
+        [n for n in text.split(",") if n] for text in (arguments.ablations, arguments.performers, arguments.categories)
+    )
+    if arguments.resume:
+        _refuse_changes(arguments, settings, names)
+        suite = commands.go_on(arguments.name, settings.get("resources"))
+    else:
+        base = _base_of(arguments)
+        suite = commands.ablate(
+            base, arguments.name, arguments.seeds, names, performers, categories, arguments.aa, **_flat(settings)
+        )
+    if suite.missing > 0:
+        return INTERRUPTED
+    if not suite.trials:
+        return 1
+    _show_suite(suite, arguments.wide)
+    return 0
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    from paraphrase.core.config import flatten
+
+    return flatten(settings)
+
+
+def _list_ablations() -> int:
+    from paraphrase.ablations.arms import ABLATIONS
+
+    show_table([["ablation", "what is taken away or exchanged"], *([name, a.title] for name, a in ABLATIONS.items())], keys=2)
+    return 0
+
+
+def _show_suite(suite: Suite, wide: bool) -> None:
+    """Print every arm against the base, a table for each metric; the base's own metrics where there is no other arm."""
+    from paraphrase.ablations.results import tables_of
+
+    tables = tables_of(suite.comparisons)
+    for title, rows in tables:
+        show_table(rows, title, wide)
+        print()
+    if not tables:
+        print((suite.folder / "report" / "tables.txt").read_text(), end="")
+    print(f"tables and figures: {suite.folder / 'report'}")
+    print(f"report: {suite.report}\nnext: paraphrase ui {suite.name}")
+
+
+def _base_of(arguments: argparse.Namespace) -> Config:
+    """The base configuration of the flags, with the overrides on top.
+
+    Raises:
+        InputError: if the sweep has no such trial, or flags contradict each other.
+    """
+    from paraphrase.ablations.commands import config_of_trial
+    from paraphrase.core.config import Config, apply_overrides, from_mapping, to_mapping
+
+    if not arguments.from_sweep:
+        if arguments.trial:
+            raise InputError(f"--trial {arguments.trial}: is of a sweep; say which with --from-sweep")
+        return configuration(arguments)
+    if arguments.config:
+        raise InputError(f"--from-sweep {arguments.from_sweep}: takes the base from a trial; leave out {arguments.config}")
+    mapping = to_mapping(config_of_trial(arguments.from_sweep, arguments.trial or "best"))
+    apply_overrides(mapping, [*arguments.overrides, *(["data.skip_bad=true"] if arguments.skip_bad else [])])
+    return from_mapping(Config, mapping)
+
+
+def _settings_of(arguments: argparse.Namespace, allowed: tuple[str, ...]) -> dict[str, Any]:
+    """The sweep's fields among the overrides, which are taken out of them."""
+    from paraphrase.core.config import apply_overrides
+
+    if arguments.config and "=" in arguments.config and not Path(arguments.config).exists():
+        arguments.overrides, arguments.config = [arguments.config, *arguments.overrides], None
+    own = [text for text in arguments.overrides if text.partition("=")[0].partition(".")[0] in allowed]
+    arguments.overrides = [text for text in arguments.overrides if text not in own]
+    mapping: dict[str, Any] = {}
+    apply_overrides(mapping, own)
+    return mapping
+
+
+def _refuse_changes(arguments: argparse.Namespace, settings: Mapping[str, Any], names: list[str]) -> None:
+    """A suite goes on as it was begun, on other resources if need be; its own ablations may be said again."""
+    from paraphrase.ablations.commands import Suite
+
+    arms = Suite.named(arguments.name).arms
+    given = [arguments.config, *arguments.overrides, *(k for k in settings if k != "resources")]
+    other = names and {BASE, *names} != {BASE, *arms}
+    flags = ("from_sweep", "trial", *(["ablations"] if other else []), "performers", "categories", "aa", "seeds", "skip_bad")
+    given += ["--" + flag.replace("_", "-") for flag in flags if getattr(arguments, flag)]
+    if given := [text for text in given if text]:
+        raise InputError(f"--resume: {given[0]} cannot be changed any more; only --name and resources.* go with it")
 
 
 def _add_tables(commands: argparse._SubParsersAction) -> None:
@@ -54,8 +161,8 @@ def _add_tables(commands: argparse._SubParsersAction) -> None:
 
 
 def _tables(arguments: argparse.Namespace) -> int:
-    from ablations.tables import measure, render
-    from core.files import write_or_print
+    from paraphrase.ablations.report.tables import measure, render
+    from paraphrase.core.files import write_or_print
 
     text = render([cell for name in arguments.names for cell in measure(name, arguments.arm)], arguments.format)
     write_or_print(text, arguments.out)
@@ -71,18 +178,20 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from ablations.pages import draw_runs
+    from paraphrase.ablations.report.pages import draw_runs
 
     left, right = arguments.runs
     print(draw_runs(arguments.name, left, right, arguments.out))
     return 0
 
 
-def _sections(name: str) -> list[Section]:
-    from ablations.report import sections_of
+def _report(arguments: argparse.Namespace) -> int:
+    from paraphrase.ablations.report.write import sections_of
+    from paraphrase.sweep.report.write import report_again
+    from paraphrase.sweep.settings.folder import read_sweep
 
-    return sections_of(name)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    read_sweep(arguments.name)
+    with waiting("drawing the report"):
+        page = report_again(arguments.name, arguments.out, sections_of(arguments.name))
+    print(page)
+    return 0

@@ -2,7 +2,7 @@
 
 import sys
 
-from ablations.cli import main
+from paraphrase.cli import main
 
 NAME = "no_ordinary_track"
 """Of the ablation, and of the suite unless `--name` says otherwise."""

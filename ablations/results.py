@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ablations.arms import BASE
-from ablations.paired import Comparison, compare, holm_over_arms
-from core.cache import open_cache
-from core.config import Config
-from core.evaluation import baseline
-from core.keys import KEYS
-from sweep.config import ALL, SweepConfig
-from sweep.results import complete_trials, load
-from sweep.space import resolve
-from sweep.study import unfinished_trials
+from paraphrase.ablations.arms import BASE
+from paraphrase.ablations.paired import Comparison, compare, holm_over_arms
+from paraphrase.core.config import Config
+from paraphrase.core.features.obtain import open_cache
+from paraphrase.core.measure.evaluation import baseline
+from paraphrase.core.measure.metrics import BY_KEY, KEYS
+from paraphrase.sweep.settings.config import ALL, SweepConfig
+from paraphrase.sweep.settings.space import resolve
+from paraphrase.sweep.study.results import complete_trials, load
+from paraphrase.sweep.study.study import unfinished_trials
 
 DIMENSION, PERFORMER, CATEGORY = "ablation", "performer", "category"
 """Dimensions of a suite, and the tags that its runs are grouped by."""
@@ -138,3 +138,21 @@ def rows_of(table: Mapping[str, Mapping[str, Comparison | None]]) -> list[list[A
             else:
                 rows.append([metric, arm, c.pairs, c.base, c.arm, c.difference, c.low, c.high, c.p_value, p, c.effect_size])
     return rows
+
+
+def tables_of(table: Mapping[str, Mapping[str, Comparison | None]]) -> list[tuple[str, list[list[str]]]]:
+    """For the screen: of each metric a title, and cells with a row for each arm, the heading first."""
+    found = []
+    for metric, row in table.items():
+        corrected = holm_over_arms(row)
+        base = next(c.base for c in row.values() if c and c.pairs)
+        title = f"{metric.replace('_', ' ')} ({BY_KEY[metric].better} is better), base {base:.4f}"
+        cells = [["arm", "n", "mean", "diff", "low", "high", "Holm p", "effect"]]
+        for arm, c in row.items():
+            if c is None or not c.pairs:
+                cells.append([arm, "0", NOT_DEFINED if c is None else NO_RUNS, *["-"] * 5])
+                continue
+            values = [f"{v:.4f}" if v == v else "-" for v in (c.arm, c.difference, c.low, c.high, corrected[arm])]
+            cells.append([arm, str(c.pairs), *values, f"{c.effect_size:.2f}" if c.effect_size == c.effect_size else "-"])
+        found.append((title, cells))
+    return found

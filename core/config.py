@@ -5,11 +5,27 @@ Every field has its description right under it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import copy
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from core.schema import apply_overrides, bounded, flatten, from_mapping, read_yaml, set_path, to_mapping
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from paraphrase.core.objective.terms import LossConfig
+from paraphrase.core.schema import (
+    RULES,
+    Flag,
+    Real,
+    Whole,
+    apply_overrides,
+    flatten,
+    from_mapping,
+    read_yaml,
+    set_path,
+    to_mapping,
+)
 
 __all__ = [
     "CacheConfig",
@@ -21,7 +37,6 @@ __all__ = [
     "PerformerConfig",
     "TrainConfig",
     "apply_overrides",
-    "bounded",
     "flatten",
     "from_mapping",
     "load_config",
@@ -31,67 +46,67 @@ __all__ = [
 ]
 
 
-@dataclass
+@dataclass(config=RULES)
 class DataConfig:
     source: str = "menagerie"
     """Where the images come from: menagerie (drawn here), cub (CUB-200-2011 layout), imagefolder, pascal_part
     (Pascal-Part annotations of VOC 2010) or coco_keypoints."""
     path: str | None = None
     """Folder of the data set; menagerie needs none."""
-    categories: list[str] = field(default_factory=list)
+    categories: list[str] = Field(default_factory=list)
     """Categories to use, in this order; empty: all of them."""
     single_category: str | None = None
     """Single-category protocol: this category against random images of the others. Empty: multi-category."""
-    landmarks: dict[str, list[str]] = field(default_factory=dict)
+    landmarks: dict[str, list[str]] = Field(default_factory=dict)
     """Landmark name -> the source's parts whose visible ones are averaged; empty: every part of the source."""
-    seed: int = bounded(0, low=0)
+    seed: Whole = Field(default=0, ge=0)
     """Seed of the drawn images and of every random split."""
-    train_images: int = bounded(2400, low=2)
+    train_images: Whole = Field(default=2400, ge=2)
     """menagerie: number of training images."""
-    test_images: int = bounded(600, low=2)
+    test_images: Whole = Field(default=600, ge=2)
     """menagerie: number of test images."""
-    test_share: float = bounded(0.2, above=0.0, high=0.9)
+    test_share: Real = Field(default=0.2, gt=0.0, le=0.9)
     """Share of the images (imagefolder: of each category) that becomes the test split where the source has no split."""
-    min_object: float = bounded(50.0, low=1.0)
+    min_object: Real = Field(default=50.0, ge=1.0)
     """pascal_part and coco_keypoints: objects whose box has a shorter side are left out, in pixels."""
-    truncated: bool = True
+    truncated: Flag = True
     """pascal_part: also take objects that the image's border cuts off."""
-    skip_bad: bool = False
+    skip_bad: Flag = False
     """Go on without damaged images instead of stopping at the first report."""
 
 
-@dataclass
+@dataclass(config=RULES)
 class FitConfig:
-    epochs: int = bounded(10, low=1)
+    epochs: Whole = Field(default=10, ge=1)
     """Passes over the training split."""
-    batch_size: int = bounded(64, low=1)
+    batch_size: Whole = Field(default=64, ge=1)
     """Images per step."""
-    learning_rate: float = bounded(2e-3, above=0.0)
+    learning_rate: Real = Field(default=2e-3, gt=0.0)
     """Peak learning rate of the one-cycle schedule (AdamW)."""
-    weight_decay: float = bounded(0.05, low=0.0)
+    weight_decay: Real = Field(default=0.05, ge=0.0)
     """Decoupled weight decay."""
-    label_smoothing: float = bounded(0.1, low=0.0, high=0.5)
+    label_smoothing: Real = Field(default=0.1, ge=0.0, le=0.5)
     """Label smoothing of the cross-entropy."""
-    crop_scale: float = bounded(0.8, above=0.0, high=1.0)
+    crop_scale: Real = Field(default=0.8, gt=0.0, le=1.0)
     """Random crops keep at least this share of each side; 1 turns them off."""
-    flip: bool = True
+    flip: Flag = True
     """Mirror half of the training images."""
-    colour_jitter: float = bounded(0.0, low=0.0, high=1.0)
+    colour_jitter: Real = Field(default=0.0, ge=0.0, le=1.0)
     """Strength of random brightness, contrast and saturation changes."""
-    rotation: float = bounded(0.0, low=0.0, high=180.0)
+    rotation: Real = Field(default=0.0, ge=0.0, le=180.0)
     """Random rotations of up to this many degrees."""
-    seed: int = bounded(0, low=0)
+    seed: Whole = Field(default=0, ge=0)
     """Seed of initialisation, data order and augmentation."""
 
 
-@dataclass
+@dataclass(config=RULES)
 class PerformerConfig:
     arch: str = "small"
     """small, alexnet, vgg_m, vgg_s, vgg16, or the name of any torchvision classifier."""
     weights: str = "fit"
     """fit (train on the data's categories, once, then kept), torchvision (ImageNet weights, downloaded only then), or the
     folder of a fitted performer, or a .pth/.safetensors state dict to start the fit from."""
-    input_size: int | None = bounded(None, low=16, high=2048)
+    input_size: Annotated[Whole, Field(ge=16, le=2048)] | None = None
     """Side of the square crop in pixels; empty: the architecture's own."""
     feature: str | None = None
     """Module path of the feature layer (top conv-layer after its ReLU); empty: known for the architecture."""
@@ -102,30 +117,30 @@ class PerformerConfig:
     decoder_init: list[str] | None = None
     """Module paths of the linear layers from which fc-dec-1 and fc-dec-2 start; `identity` where the target is the
     pooled feature itself."""
-    fit: FitConfig = field(default_factory=FitConfig)
+    fit: FitConfig = Field(default_factory=FitConfig)
     """How `paraphrase performer fit` trains it."""
 
 
-@dataclass
+@dataclass(config=RULES)
 class CacheConfig:
     dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
     """Storage type of features and targets."""
 
 
-@dataclass
+@dataclass(config=RULES)
 class ExplainerConfig:
-    interp_widths: list[int] = bounded([0, 0], low=0, high=8192)
+    interp_widths: list[Annotated[Whole, Field(ge=0, le=8192)]] = Field(default_factory=lambda: [0, 0])
     """Track widths of the interpretable track, one for each conv-layer (W1, W2), one or two; 0: as many channels as the
     performer's feature. An empty list takes the interpretable track away."""
-    ordin_width: int | None = bounded(0, low=0, high=8192)
+    ordin_width: Annotated[Whole, Field(ge=0, le=8192)] | None = 0
     """Track width Wo of the ordinary track; 0: the performer's channels; null takes the ordinary track away."""
     mask: Literal["peak", "mean", "none"] = "none"
     """Centre of the masks: the map's peak, its activation-weighted mean position, or no masks."""
-    mask_beta: float = bounded(4.0, above=0.0)
+    mask_beta: Real = Field(default=4.0, gt=0.0)
     """How fast the mask falls off with the L1 distance from its centre, in map sizes."""
-    norm: bool = True
+    norm: Flag = True
     """Divide each channel by its running mean peak, so that p is a share of information."""
-    norm_momentum: float = bounded(0.1, above=0.0, high=1.0)
+    norm_momentum: Real = Field(default=0.1, gt=0.0, le=1.0)
     """Weight of a batch in the running mean peak."""
     encoder_init: Literal["kaiming", "identity"] = "identity"
     """Start of the conv-layers: kaiming (random), or the identity plus noise, where widths are equal."""
@@ -133,46 +148,25 @@ class ExplainerConfig:
     """Start of fc-dec: from the performer's own layers where the shapes agree, or random."""
 
 
-@dataclass
-class LossConfig:
-    reconstruction: list[float] = bounded([1.0, 1.0], low=0.0)
-    """lambda_l: weights of the reconstruction loss of fc-dec-1 and fc-dec-2."""
-    eta: float = bounded(1.4, low=0.0)
-    """Weight of -log p."""
-    lambda_f: float = bounded(3.0, low=0.0)
-    """Weight of the filter loss."""
-    kappa: float = bounded(1.5, above=0.0)
-    """Filter temperature: the score of a map with all its mass at a template's centre. Above about 3, filters settle on
-    different parts in different images."""
-    template_beta: float = bounded(4.0, above=0.0)
-    """How fast a template falls off with the L1 distance from its centre, in map sizes."""
-    filter_loss: Literal["exact", "category"] = "exact"
-    """exact: all images of the batch are positives; category: a filter's own category against the others."""
-    filter_layers: Literal["last", "all"] = "last"
-    """Interpretable conv-layers that the filter loss acts on."""
-    filter_maps: Literal["unmasked", "masked"] = "unmasked"
-    """Whether the filter loss sees their maps before or after the masks; a mask hides from it what it should put out."""
-
-
-@dataclass
+@dataclass(config=RULES)
 class TrainConfig:
-    epochs: int = bounded(10, low=1)
+    epochs: Whole = Field(default=10, ge=1)
     """Passes over the training split."""
-    batch_size: int = bounded(32, low=2)
+    batch_size: Whole = Field(default=32, ge=2)
     """Images per step and replicate."""
-    learning_rate: float = bounded(2e-3, above=0.0)
+    learning_rate: Real = Field(default=2e-3, gt=0.0)
     """Peak learning rate of the encoder (AdamW, one-cycle)."""
-    decoder_learning_rate: float = bounded(1e-3, above=0.0)
+    decoder_learning_rate: Real = Field(default=1e-3, gt=0.0)
     """Peak learning rate of the decoder."""
-    p_learning_rate: float = bounded(5e-2, above=0.0)
+    p_learning_rate: Real = Field(default=5e-2, gt=0.0)
     """Peak learning rate of w_p; with the common one p stays near 0.5."""
-    weight_decay: float = bounded(0.01, low=0.0)
+    weight_decay: Real = Field(default=0.01, ge=0.0)
     """Decoupled weight decay of the weight matrices."""
-    warmup: float = bounded(0.2, above=0.0, high=0.9)
+    warmup: Real = Field(default=0.2, gt=0.0, le=0.9)
     """Share of the steps in which the learning rates rise."""
-    seed: int = bounded(0, low=0)
+    seed: Whole = Field(default=0, ge=0)
     """Seed of the first replicate's initialisation and data order; replicate r has seed + r."""
-    replicates: int = bounded(1, low=1, high=1024)
+    replicates: Whole = Field(default=1, ge=1, le=1024)
     """Runs of one configuration, each with its own seed, trained as one batched model."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of convolutions and matrix products; auto: bfloat16 where the hardware has it."""
@@ -180,30 +174,65 @@ class TrainConfig:
     """auto, cpu, cuda or cuda:N."""
 
 
-@dataclass
+@dataclass(config=RULES)
 class Config:
     """Everything that determines one explainer."""
 
-    data: DataConfig = field(default_factory=DataConfig)
+    data: DataConfig = Field(default_factory=DataConfig)
     """The images."""
-    performer: PerformerConfig = field(default_factory=PerformerConfig)
+    performer: PerformerConfig = Field(default_factory=PerformerConfig)
     """The CNN that is explained."""
-    cache: CacheConfig = field(default_factory=CacheConfig)
+    cache: CacheConfig = Field(default_factory=CacheConfig)
     """The feature cache."""
-    explainer: ExplainerConfig = field(default_factory=ExplainerConfig)
+    explainer: ExplainerConfig = Field(default_factory=ExplainerConfig)
     """The network that explains."""
-    loss: LossConfig = field(default_factory=LossConfig)
+    loss: LossConfig = Field(default_factory=LossConfig)
     """What it minimises."""
-    train: TrainConfig = field(default_factory=TrainConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
     """How it is trained."""
 
 
 def load_config(file: str | Path | None, overrides: list[str] | None = None) -> Config:
     """The configuration of a YAML file with `path=value` overrides on top.
 
+    Args:
+        file: of a configuration, or of a sweep, whose base it then is; None: the defaults.
+        overrides: texts such as `loss.eta=0.5`.
+
     Raises:
         InputError: names the file or the field, and what would be right.
     """
-    mapping = read_yaml(file) if file else {}
+    mapping = _read(file) if file else {}
     apply_overrides(mapping, overrides or [])
     return from_mapping(Config, mapping)
+
+
+def config_of(given: Config | str | Path | Mapping[str, Any] | None, changes: Mapping[str, Any] | None = None) -> Config:
+    """The configuration of a YAML file, of plain data or of another one, with changes on top.
+
+    Args:
+        given: None: the defaults.
+        changes: path -> value; a point in a path may be written as two underscores.
+
+    Raises:
+        InputError: names the file or the field, and what would be right.
+    """
+    if isinstance(given, Config):
+        mapping = to_mapping(given)
+    elif isinstance(given, Mapping):
+        mapping = copy.deepcopy(dict(given))
+    else:
+        mapping = _read(given) if given else {}
+    mapping = to_mapping(from_mapping(Config, mapping))  # in full, so that items of lists can be changed
+    for path, value in (changes or {}).items():
+        set_path(mapping, path.replace("__", "."), value)
+    return from_mapping(Config, mapping)
+
+
+def _read(file: str | Path) -> dict[str, Any]:
+    """A YAML file's configuration; of a sweep's, its base."""
+    mapping = read_yaml(file)
+    if "base" not in mapping:
+        return mapping
+    base = mapping["base"]
+    return read_yaml(Path(file).parent / base) if isinstance(base, str) else base or {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from core.errors import InputError
+from paraphrase.core.errors import InputError
 
 
 def choose_device(name: str) -> torch.device:

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from core.errors import InputError
+from paraphrase.core.errors import InputError
 
 
 def write_atomically(path: Path, text: str) -> None:

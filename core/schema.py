@@ -1,112 +1,185 @@
-"""Typed configuration from plain data: unknown keys, wrong types and impossible values are reported by their full path."""
+"""Typed configuration from plain data, by pydantic: errors in the words of a YAML file, a JSON schema, the fields as a list.
+
+A section is a pydantic dataclass with `config=RULES`; each field's text is the docstring right under it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
-from collections.abc import Mapping
-from dataclasses import field
+import functools
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
-from core.errors import InputError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from paraphrase.core.errors import InputError
 
 T = TypeVar("T")
 
-
-def bounded(default: Any, low: float | None = None, high: float | None = None, above: float | None = None) -> Any:
-    """A dataclass field whose numbers (also inside lists and mappings) must lie in [low, high] and be > above."""
-    metadata = {"low": low, "high": high, "above": above}
-    if isinstance(default, list | dict):
-        return field(default_factory=lambda: type(default)(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+RULES = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+"""Of every section: no unknown keys; the docstring under a field is its description."""
 
 
-def _describe(kind: Any) -> str:
-    """A type in the words of a YAML file."""
-    origin = typing.get_origin(kind)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_describe(k) for k in typing.get_args(kind))
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(kind)))
-    if origin is list:
-        return "a list, each " + _describe(typing.get_args(kind)[0])
-    if origin is dict:
-        return "a mapping to " + _describe(typing.get_args(kind)[1])
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
-    return names.get(kind, getattr(kind, "__name__", str(kind)))
-
-
-def _number(value: Any, path: str, limits: Mapping[str, Any]) -> Any:
-    low, high, above = limits.get("low"), limits.get("high"), limits.get("above")
-    too_low = (low is not None and not value >= low) or (above is not None and not value > above)
-    if too_low or (high is not None and not value <= high) or value != value or abs(value) == float("inf"):
-        bounds = [f">= {low}" if low is not None else "", f"> {above}" if above is not None else ""]
-        bounds.append(f"<= {high}" if high is not None else "")
-        raise InputError(f"{path}: {value} is out of range; must be {' and '.join(b for b in bounds if b) or 'finite'}")
-    return value
-
-
-def _convert(value: Any, kind: Any, path: str, limits: Mapping[str, Any]) -> Any:
-    """`value` as `kind`, or an InputError that names `path`."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    wrong = InputError(f"{path}: expected {_describe(kind)}, got {value!r}")
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            if type(None) in args:
-                return None
-            raise wrong
-        return _convert(value, next(a for a in args if a is not type(None)), path, limits)
-    if dataclasses.is_dataclass(kind):
-        return from_mapping(typing.cast(type, kind), value, path)
-    if origin is Literal:
-        if value not in args:
-            raise wrong
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as a text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
         return value
-    if origin is list:
-        if not isinstance(value, list | tuple):
-            raise wrong
-        return [_convert(v, args[0], f"{path}.{i}", limits) for i, v in enumerate(value)]
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            raise wrong
-        return {str(k): _convert(v, args[1], f"{path}.{k}", limits) for k, v in value.items()}
-    if kind is Any:
-        return value
-    if kind is float and isinstance(value, str):
-        try:  # YAML 1.1 reads 1e-3 as a text
-            value = float(value)
-        except ValueError:
-            raise wrong from None
-    if kind in (int, float):
-        if isinstance(value, bool) or not isinstance(value, int | float) or (kind is int and value != int(value)):
-            raise wrong
-        return _number(kind(value), path, limits)
-    if not isinstance(value, kind):
-        raise wrong
-    return value
+
+
+def _whole(value: Any) -> Any:
+    """3.0 is a whole number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Real = Annotated[float, Field(strict=True, allow_inf_nan=False), BeforeValidator(_number)]
+"""A finite number; true and false are none."""
+Whole = Annotated[int, Field(strict=True), BeforeValidator(_whole)]
+"""A whole number; true and false are none."""
+Flag = Annotated[bool, Field(strict=True)]
+"""true or false, and no text or number in their place."""
+Key = Annotated[str, BeforeValidator(str)]
+"""A key that YAML may have read as a number."""
+
+_BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<="}
+_NAMES = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum"}
+_WORDS = {"integer": "a whole number", "number": "a number", "string": "a text", "boolean": "true or false", "null": "null"}
+
+
+@functools.cache
+def _adapter(cls: Any) -> TypeAdapter:
+    return TypeAdapter(cls)
+
+
+@functools.cache
+def json_schema(cls: Any) -> dict[str, Any]:
+    """The JSON schema of a section: types, bounds, defaults and descriptions of all its fields."""
+
+    def mended(node: Any) -> Any:  # behind a validator, pydantic leaves bounds under its own names
+        if isinstance(node, dict):
+            return {_NAMES.get(k, k): mended(v) for k, v in node.items() if k != "title"}
+        return [mended(v) for v in node] if isinstance(node, list) else node
+
+    return mended(_adapter(cls).json_schema())
+
+
+def _resolved(node: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A node of a schema without references, and for an optional field that of its value."""
+    if "$ref" in node:
+        return _resolved(schema["$defs"][node["$ref"].rpartition("/")[2]], schema)
+    return node
+
+
+def _not_null(node: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    options = [n for n in node.get("anyOf", [node]) if n.get("type") != "null"]
+    return _resolved(options[0], schema)
+
+
+def _node_at(schema: Mapping[str, Any], place: tuple[Any, ...]) -> Mapping[str, Any]:
+    """The node of a schema that describes a place in the data."""
+    node = _not_null(schema, schema)
+    for key in place:
+        inside = node.get("properties", {}).get(key) or node.get("items") or node.get("additionalProperties")
+        node = inside if isinstance(inside, dict) else {}
+        if key != place[-1]:
+            node = _not_null(node, schema)
+    return node
+
+
+def describe(node: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+    """A node of a JSON schema in the words of a YAML file."""
+    node = _resolved(node, schema)
+    if "anyOf" in node:
+        return " or ".join(describe(option, schema) for option in node["anyOf"])
+    if "enum" in node or "const" in node:
+        return "one of " + ", ".join(map(str, node.get("enum", [node.get("const")])))
+    match node.get("type"):
+        case "array":
+            return "a list, each " + describe(node["items"], schema) if node.get("items") else "a list"
+        case "object":
+            values = node.get("additionalProperties")
+            return "a mapping to " + describe(values, schema) if isinstance(values, dict) and values else "a mapping"
+        case kind:
+            return _WORDS.get(str(kind), "anything")
+
+
+def describe_bounds(node: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+    """What a number, or each of a list, must keep to: `> 0.0 and <= 0.9`; empty if there is nothing."""
+    node = _not_null(node, schema)
+    if node.get("type") == "array":
+        return describe_bounds(node["items"], schema)
+    number = float if node.get("type") == "number" else int
+    return " and ".join(f"{sign} {number(node[name])}" for name, sign in _BOUNDS.items() if name in node)
 
 
 def from_mapping(cls: type[T], mapping: Any, path: str = "") -> T:
-    """Build a configuration dataclass from plain data.
+    """Build a configuration section from plain data.
 
     Raises:
         InputError: names the full path of an unknown key, a wrong type or an impossible value, and what is allowed.
     """
+    section: Any = cls
     if not isinstance(mapping, Mapping):
         raise InputError(f"{path or 'configuration'}: expected a mapping, got {mapping!r}")
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    prefix = path + "." if path else ""
-    for key in mapping:
-        if key not in fields:
-            raise InputError(f"{prefix}{key}: unknown key; allowed are {', '.join(fields)}")
-    values = {k: _convert(v, hints[k], prefix + k, fields[k].metadata) for k, v in mapping.items()}
-    for name, f in fields.items():
-        if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-            raise InputError(f"{prefix}{name}: missing; must be {_describe(hints[name])}")
-    return cls(**values)
+    try:
+        return _adapter(section).validate_python(mapping)
+    except ValidationError as found:
+        errors = sorted(found.errors(include_url=False, include_context=False), key=_urgency)
+        raise InputError(_in_words(errors[0], json_schema(section), path)) from None
+
+
+def _urgency(error: Any) -> int:
+    """A slip of the pen comes first, what it leaves out last."""
+    return {"unexpected_keyword_argument": 0, "missing": 2}.get(error["type"], 1)
+
+
+def _in_words(error: Any, schema: Mapping[str, Any], path: str) -> str:
+    place = tuple(key for key in error["loc"] if key != "[key]")
+    where, value = ".".join(map(str, [*([path] if path else []), *place])), error["input"]
+    node = _node_at(schema, place)
+    match error["type"]:
+        case "unexpected_keyword_argument":
+            section = _not_null(_node_at(schema, place[:-1]), schema)
+            return f"{where}: unknown key; allowed are {', '.join(section['properties'])}"
+        case "missing":
+            return f"{where}: missing; must be {describe(node, schema)}"
+        case "dataclass_type":
+            return f"{where}: expected a mapping, got {value!r}"
+        case "greater_than_equal" | "greater_than" | "less_than_equal" | "finite_number":
+            shown = float(value) if _not_null(node, schema).get("type") == "number" else value
+            return f"{where}: {shown} is out of range; must be {describe_bounds(node, schema) or 'finite'}"
+    return f"{where}: expected {describe(node, schema)}, got {value!r}"
+
+
+class FieldText(NamedTuple):
+    """A field of a configuration, described."""
+
+    path: str
+    """Dotted path from the section."""
+    type: str
+    """In the words of a YAML file."""
+    default: Any
+    """Plain data; `...` where the field must be given."""
+    bounds: str
+    """What its numbers keep to; may be empty."""
+    text: str
+    """What it is."""
+
+
+def fields_of(cls: type, prefix: str = "") -> Iterator[FieldText]:
+    """Every field of a section and of the sections in it, in order."""
+    schema = json_schema(cls)
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        node = schema["properties"][field.name]
+        info = cls.__pydantic_fields__[field.name]  # type: ignore[attr-defined]
+        if isinstance(info.annotation, type) and dataclasses.is_dataclass(info.annotation):
+            yield from fields_of(info.annotation, f"{prefix}{field.name}.")
+            continue
+        default = ... if info.is_required() else info.get_default(call_default_factory=True)
+        text = " ".join((info.description or "").split())
+        yield FieldText(prefix + field.name, describe(node, schema), default, describe_bounds(node, schema), text)
 
 
 def to_mapping(config: Any) -> dict[str, Any]:

@@ -8,10 +8,10 @@ import subprocess
 import sys
 import time
 
-from core.errors import InputError
-from core.home import home
-from sweep.folder import read_sweep, tracking_uri
-from sweep.tracking import SHARED_VIEW, open_client, quiet_mlflow
+from paraphrase.core.errors import InputError
+from paraphrase.core.home import home
+from paraphrase.sweep.record.tracking import SHARED_VIEW, open_client, quiet_mlflow
+from paraphrase.sweep.settings.folder import read_sweep, tracking_uri
 
 START_SECONDS = 60.0
 

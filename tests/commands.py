@@ -7,7 +7,7 @@ import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 
-from ablations.cli import main
+from paraphrase.cli import main
 
 PATIENCE = 600.0
 """Seconds; what takes longer hangs."""
@@ -15,7 +15,7 @@ PATIENCE = 600.0
 
 def command(*arguments: str) -> list[str]:
     """`paraphrase` for a process of its own."""
-    return [sys.executable, "-m", "ablations.cli", *arguments]
+    return [sys.executable, "-m", "paraphrase", *arguments]
 
 
 def paraphrase(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -15,20 +15,20 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from core.config import DataConfig
-from core.data.checks import Checked, check_images, check_record
-from core.data.protocol import against_others, choose_categories, merge_landmarks, require_images
-from core.data.records import WHOLE_IMAGE, Dataset, Record, Source, crop
-from core.errors import InputError
+from paraphrase.core.config import DataConfig
+from paraphrase.core.data.checks import Checked, check_images, check_record
+from paraphrase.core.data.protocol import against_others, choose_categories, merge_landmarks, require_images
+from paraphrase.core.data.records import WHOLE_IMAGE, Dataset, Record, Source, crop
+from paraphrase.core.errors import InputError
 
 __all__ = ["SOURCES", "WHOLE_IMAGE", "Dataset", "Record", "Source", "crop", "load_dataset", "load_source"]
 
 SOURCES: dict[str, str | Callable[[DataConfig], Source]] = {
-    "menagerie": "core.data.menagerie:load_menagerie",
-    "cub": "core.data.cub:load_cub",
-    "imagefolder": "core.data.imagefolder:load_imagefolder",
-    "pascal_part": "core.data.pascal_part:load_pascal_part",
-    "coco_keypoints": "core.data.coco_keypoints:load_coco_keypoints",
+    "menagerie": "paraphrase.core.data.menagerie:load_menagerie",
+    "cub": "paraphrase.core.data.cub:load_cub",
+    "imagefolder": "paraphrase.core.data.imagefolder:load_imagefolder",
+    "pascal_part": "paraphrase.core.data.pascal_part:load_pascal_part",
+    "coco_keypoints": "paraphrase.core.data.coco_keypoints:load_coco_keypoints",
 }
 """The word in the configuration -> the loader, or `module:function`, which is imported when it is asked for."""
 

@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
-from tqdm import tqdm
 
-from core.data.records import FORMATS, WHOLE_IMAGE, Record, to_rgb
-from core.home import home
+from paraphrase.core.data.records import FORMATS, WHOLE_IMAGE, Record, to_rgb
+from paraphrase.core.home import home
+from paraphrase.core.terminal.progress import counted
 
 MIN_SIDE = 4
 """Images and boxes with fewer pixels on a side show nothing."""
@@ -67,7 +67,7 @@ def check_images(paths: Iterable[Path]) -> dict[Path, Checked | str]:
         # PIL warns of odd metadata; filters are global to the process, so they are set before the threads start
         with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
             warnings.simplefilter("ignore")
-            found = tqdm(pool.map(check_image, unknown), "checking images", len(unknown), delay=2, disable=None)
+            found = counted(pool.map(check_image, unknown), "checking images", len(unknown), "images")
             results.update(zip(unknown, found, strict=True))
         _remember(memory, remembered, signatures, results)
     return {path: results[path] for path in unique}

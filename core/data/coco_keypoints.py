@@ -16,10 +16,10 @@ import reprlib
 from pathlib import Path
 from typing import Any
 
-from core.config import DataConfig
-from core.data.protocol import climbs_out, draw_test
-from core.data.records import Landmark, Record, Source
-from core.errors import InputError
+from paraphrase.core.config import DataConfig
+from paraphrase.core.data.protocol import climbs_out, draw_test
+from paraphrase.core.data.records import Landmark, Record, Source
+from paraphrase.core.errors import InputError
 
 WHERE = "expected a folder with annotations/*.json (COCO keypoints) and images/"
 Id = int | float | str

@@ -19,10 +19,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from core.config import DataConfig
-from core.data.protocol import climbs_out, without_number
-from core.data.records import Landmark, Record, Source
-from core.errors import InputError
+from paraphrase.core.config import DataConfig
+from paraphrase.core.data.protocol import climbs_out, without_number
+from paraphrase.core.data.records import Landmark, Record, Source
+from paraphrase.core.errors import InputError
 
 HOMEPAGE = "https://www.vision.caltech.edu/datasets/cub_200_2011/"
 

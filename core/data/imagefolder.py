@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from core.config import DataConfig
-from core.data.protocol import draw_test
-from core.data.records import WHOLE_IMAGE, Record, Source
-from core.errors import InputError
+from paraphrase.core.config import DataConfig
+from paraphrase.core.data.protocol import draw_test
+from paraphrase.core.data.records import WHOLE_IMAGE, Record, Source
+from paraphrase.core.errors import InputError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """torchvision.datasets.folder.IMG_EXTENSIONS; other files are not looked at."""

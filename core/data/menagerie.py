@@ -19,15 +19,15 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
-from core.config import DataConfig
-from core.data import animals, scenes, sketch
-from core.data.animals import CATEGORIES, LANDMARKS
-from core.data.records import WHOLE_IMAGE, Record, Source
-from core.data.scenes import draw_animal, draw_background
-from core.errors import InputError
-from core.home import home
+from paraphrase.core.config import DataConfig
+from paraphrase.core.data import animals, scenes, sketch
+from paraphrase.core.data.animals import CATEGORIES, LANDMARKS
+from paraphrase.core.data.records import WHOLE_IMAGE, Record, Source
+from paraphrase.core.data.scenes import draw_animal, draw_background
+from paraphrase.core.errors import InputError
+from paraphrase.core.home import home
+from paraphrase.core.terminal.progress import bar
 
 __all__ = ["CATEGORIES", "LANDMARKS", "draw_animal", "draw_background", "load_menagerie"]
 
@@ -127,15 +127,15 @@ def _cores() -> int:
 def _draw(folder: Path, seed: int, counts: dict[str, int], workers: int) -> None:
     """Draw all images with that many processes; what a process fails to draw is drawn here, so its error is seen."""
     total = sum(counts.values())
-    with tqdm(total=total, desc="drawing the menagerie", unit="image", delay=2, disable=None) as bar:
+    with bar("drawing the menagerie", total, "images") as shown:
         with _processes(folder, seed, counts, workers) as running:
             while any(process.poll() is None for process in running):
                 time.sleep(0.1)
-                bar.update(sum(len(os.listdir(folder / split)) for split in SPLITS) - bar.n)
+                shown.advance(sum(len(os.listdir(folder / split)) for split in SPLITS) - shown.done)
             failed = [w for w in range(workers) if w >= len(running) or running[w].returncode]
         for worker in failed:
             draw_share(folder, seed, counts, worker, workers)
-        bar.update(total - bar.n)
+        shown.advance(total - shown.done)
 
 
 @contextlib.contextmanager
@@ -145,10 +145,10 @@ def _processes(folder: Path, seed: int, counts: dict[str, int], workers: int) ->
     Neither fork (this process may have threads: torch, Ray) nor multiprocessing's spawn (it imports the caller's script
     again, which may lack a `__main__` guard).
     """
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    code = "import json, sys; from core.data.menagerie import draw_share; draw_share(*json.loads(sys.argv[1]))"
+    code = "import json, sys; from paraphrase.core.data.menagerie import draw_share; draw_share(*json.loads(sys.argv[1]))"
     running: list[subprocess.Popen] = []
     try:
         for worker in range(workers if workers > 1 else 0):

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from core.config import DataConfig
-from core.data.protocol import draw_test
-from core.data.records import Landmark, Record, Source
-from core.errors import InputError
-from core.files import write_atomically
-from core.home import home
+from paraphrase.core.config import DataConfig
+from paraphrase.core.data.protocol import draw_test
+from paraphrase.core.data.records import Landmark, Record, Source
+from paraphrase.core.errors import InputError
+from paraphrase.core.files import write_atomically
+from paraphrase.core.home import home
 
 ANIMALS = ("bird", "cat", "cow", "dog", "horse", "sheep")
 PARTS = {

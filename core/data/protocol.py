@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from core.config import DataConfig
-from core.data.records import Landmark, Record, Source
-from core.errors import InputError
+from paraphrase.core.config import DataConfig
+from paraphrase.core.data.records import Landmark, Record, Source
+from paraphrase.core.errors import InputError
 
 
 def without_number(category: str) -> str:

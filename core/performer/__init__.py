@@ -1,9 +1,9 @@
 """Performers: building, fitting, saving and reading them."""
 
-from core.performer.fit import fit, load_crops, obtain_performer
-from core.performer.performer import Performer, PerformerFeatures, build_performer
-from core.performer.receptive_field import ReceptiveField
-from core.performer.weights import load_performer, performer_fingerprint, save_performer
+from paraphrase.core.performer.fit import fit, load_crops, obtain_performer
+from paraphrase.core.performer.performer import Performer, PerformerFeatures, build_performer
+from paraphrase.core.performer.receptive_field import ReceptiveField
+from paraphrase.core.performer.weights import load_performer, performer_fingerprint, save_performer
 
 __all__ = [
     "Performer",

@@ -19,17 +19,17 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
-from tqdm import tqdm
 
-from core.config import Config, FitConfig, to_mapping
-from core.data import Dataset
-from core.data.records import Record, crop
-from core.device import autocast_for, choose_device
-from core.errors import InputError
-from core.home import home
-from core.performer.performer import OWN, Performer, build_network
-from core.performer.spec import known_input_size, resolve_spec
-from core.performer.weights import ABOUT, load_performer, load_state, save_performer
+from paraphrase.core.config import Config, FitConfig, to_mapping
+from paraphrase.core.data import Dataset
+from paraphrase.core.data.records import Record, crop
+from paraphrase.core.device import autocast_for, choose_device
+from paraphrase.core.errors import InputError
+from paraphrase.core.home import home
+from paraphrase.core.performer.performer import OWN, Performer, build_network
+from paraphrase.core.performer.spec import known_input_size, resolve_spec
+from paraphrase.core.performer.weights import ABOUT, load_performer, load_state, save_performer
+from paraphrase.core.terminal.progress import bar
 
 MAX_GRADIENT = 5.0
 """Norm above which a step's gradient is scaled down: networks without batch norm start with some that are far above."""
@@ -124,7 +124,7 @@ def _fit(performer: Performer, dataset: Dataset, config: Config, progress: bool)
     optimizer, rates = _optimizer(network, settings, settings.epochs * steps)
     generator = torch.Generator().manual_seed(settings.seed)
     hits, losses = torch.zeros((), device=device), torch.zeros((), device=device)
-    with tqdm(total=settings.epochs, unit="epoch", desc=f"fit {spec.arch}", disable=None if progress else True) as bar:
+    with bar(f"fit {spec.arch}", settings.epochs, "epochs", shown=progress) as shown:
         for epoch in range(settings.epochs):
             network.train()
             hits.zero_()
@@ -147,11 +147,12 @@ def _fit(performer: Performer, dataset: Dataset, config: Config, progress: bool)
                 lower = f"use less than {settings.learning_rate:g}"
                 raise InputError(f"performer.fit.learning_rate: the loss is no number after epoch {epoch + 1}; {lower}")
             trained = float(hits) / (steps * batch_size)
-            bar.update()
-            if not bar.disable or epoch + 1 == settings.epochs:
+            about = f"accuracy {trained:.3f} train"
+            if shown.watched or epoch + 1 == settings.epochs:
                 with autocast if epoch + 1 < settings.epochs else nullcontext():  # the last one is the one reported
                     accuracy = accuracy_of(performer, test, truth)
-                bar.set_postfix_str(f"accuracy {trained:.3f} training, {accuracy:.3f} test")
+                about += f", {accuracy:.3f} test"
+            shown.advance(about=about)
     return {"accuracy": accuracy, "train_accuracy": trained, "seconds": time.perf_counter() - began}
 
 

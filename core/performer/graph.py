@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from core.errors import InputError
+from paraphrase.core.errors import InputError
 
 RELUS = (nn.ReLU, nn.ReLU6, torch.relu, F.relu, F.relu6, "relu", "relu_")
 """Modules, functions and methods whose result cannot be negative."""

@@ -10,11 +10,11 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from core.config import PerformerConfig
-from core.errors import InputError
-from core.performer import networks
-from core.performer.receptive_field import ReceptiveField, receptive_field
-from core.performer.spec import KNOWN, Spec, resolve_spec
+from paraphrase.core.config import PerformerConfig
+from paraphrase.core.errors import InputError
+from paraphrase.core.performer import networks
+from paraphrase.core.performer.receptive_field import ReceptiveField, receptive_field
+from paraphrase.core.performer.spec import KNOWN, Spec, resolve_spec
 
 OWN = {"small": networks.small, "vgg_m": networks.vgg_m, "vgg_s": networks.vgg_s}
 """Networks defined here; every other name is torchvision's."""

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torchvision.ops import stochastic_depth
 
-from core.errors import InputError
-from core.performer.graph import is_slice_of_channels, output_of, trace
+from paraphrase.core.errors import InputError
+from paraphrase.core.performer.graph import is_slice_of_channels, output_of, trace
 
 
 class ReceptiveField(NamedTuple):

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from core.config import PerformerConfig
-from core.errors import InputError
-from core.performer.graph import ends_in_relu
+from paraphrase.core.config import PerformerConfig
+from paraphrase.core.errors import InputError
+from paraphrase.core.performer.graph import ends_in_relu
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

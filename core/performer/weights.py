@@ -15,9 +15,9 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from core.errors import InputError
-from core.performer.performer import Performer, build_network, name_of_last_layer
-from core.performer.spec import Spec
+from paraphrase.core.errors import InputError
+from paraphrase.core.performer.performer import Performer, build_network, name_of_last_layer
+from paraphrase.core.performer.spec import Spec
 
 WEIGHTS, ABOUT = "performer.safetensors", "performer.json"
 

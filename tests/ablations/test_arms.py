@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from ablations.arms import ABLATIONS, BASE, arms
-from core.config import Config, load_config
-from core.errors import InputError
+from paraphrase.ablations.arms import ABLATIONS, BASE, arms
+from paraphrase.core.config import Config, load_config
+from paraphrase.core.errors import InputError
 
 
 def test_every_ablation_changes_a_base_that_has_masks_and_nothing_else_is_left_out() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ablations.paired import (
+from paraphrase.ablations.paired import (
     centre,
     compare,
     effect_size,

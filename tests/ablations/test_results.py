@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ablations.results import NO_RUNS, NOT_DEFINED, Metrics, Task, _compare, rows_of
+from paraphrase.ablations.results import NO_RUNS, NOT_DEFINED, Metrics, Task, _compare, rows_of
 
 TASK = Task("small", "all")
 BASE_RUNS: dict[int, Metrics] = {0: {"p": 0.8, "fidelity": 0.9}, 1: {"p": 0.7, "fidelity": 0.9}}

@@ -12,9 +12,9 @@ import time
 
 import torch
 
-from core.config import ExplainerConfig
-from core.explainer import Explainer, PerformerShape
-from core.losses import filter_loss, reconstruction_loss
+from paraphrase.core.config import ExplainerConfig
+from paraphrase.core.explainer.network import Explainer, PerformerShape
+from paraphrase.core.objective.losses import filter_loss, reconstruction_loss
 
 BATCH, CELLS, TARGETS = 32, 14, (256, 256)
 

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.config import ExplainerConfig
-from core.explainer import Explainer, PerformerShape
-from core.losses import filter_loss, templates
+from paraphrase.core.config import ExplainerConfig
+from paraphrase.core.explainer.network import Explainer, PerformerShape
+from paraphrase.core.objective.losses import filter_loss, templates
 
 BATCH, CELLS, TARGETS = 64, 14, (256, 256)
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from core.cache import FeatureCache, open_cache
-from core.config import Config, load_config
+from paraphrase.core.config import Config, load_config
+from paraphrase.core.features.cache import FeatureCache
+from paraphrase.core.features.obtain import open_cache
 
 TINY = [
     "data.train_images=48",

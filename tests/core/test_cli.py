@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.cache import FeatureCache
-from core.cli import main
-from core.config import Config, to_mapping
-from core.training import Training
+from paraphrase.cli import main
+from paraphrase.core.config import Config, to_mapping
+from paraphrase.core.features.cache import FeatureCache
+from paraphrase.core.train.training import Training
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sweep.config import SweepConfig, load_sweep
+from paraphrase.sweep.settings.config import SweepConfig, load_sweep
 
 SMALL: dict[str, Any] = {
     "base": {

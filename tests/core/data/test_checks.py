@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.data.checks import Checked, check_image, check_images, check_record, fit_box
-from core.data.records import WHOLE_IMAGE, Record
-from core.home import home
+from paraphrase.core.data.checks import Checked, check_image, check_images, check_record, fit_box
+from paraphrase.core.data.records import WHOLE_IMAGE, Record
+from paraphrase.core.home import home
 
 
 def encoded(image_format: str, side: int = 32) -> bytes:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.config import DataConfig
-from core.data import load_dataset
-from core.data.coco_keypoints import load_coco_keypoints
-from core.errors import InputError
+from paraphrase.core.config import DataConfig
+from paraphrase.core.data import load_dataset
+from paraphrase.core.data.coco_keypoints import load_coco_keypoints
+from paraphrase.core.errors import InputError
 
 
 @pytest.fixture(autouse=True)

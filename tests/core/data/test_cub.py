@@ -11,9 +11,9 @@ import pytest
 from cub_tree import TABLES, CubTree
 from PIL import Image
 
-from core.config import DataConfig
-from core.data import crop, load_dataset
-from core.errors import InputError
+from paraphrase.core.config import DataConfig
+from paraphrase.core.data import crop, load_dataset
+from paraphrase.core.errors import InputError
 
 
 def config(cub: CubTree, **fields: object) -> DataConfig:

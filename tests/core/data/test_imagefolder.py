@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from torchvision.datasets import ImageFolder
 
-from core.config import DataConfig
-from core.data import crop, load_dataset
-from core.data.imagefolder import EXTENSIONS
-from core.errors import InputError
+from paraphrase.core.config import DataConfig
+from paraphrase.core.data import crop, load_dataset
+from paraphrase.core.data.imagefolder import EXTENSIONS
+from paraphrase.core.errors import InputError
 
 Write = Callable[..., Path]
 

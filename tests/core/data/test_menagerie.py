@@ -14,13 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from core.config import DataConfig
-from core.data import load_dataset
-from core.data.animals import CATEGORIES, LANDMARKS, sketch_animal
-from core.data.menagerie import INDEX, STALE_SECONDS, draw_image, draw_share, load_menagerie
-from core.data.scenes import draw_animal, draw_background, draw_scene
-from core.errors import InputError
-from core.home import home
+from paraphrase.core.config import DataConfig
+from paraphrase.core.data import load_dataset
+from paraphrase.core.data.animals import CATEGORIES, LANDMARKS, sketch_animal
+from paraphrase.core.data.menagerie import INDEX, STALE_SECONDS, draw_image, draw_share, load_menagerie
+from paraphrase.core.data.scenes import draw_animal, draw_background, draw_scene
+from paraphrase.core.errors import InputError
+from paraphrase.core.home import home
 
 CHANCE = 1 / len(CATEGORIES)
 
@@ -75,8 +75,8 @@ def test_the_number_of_processes_does_not_matter(tmp_path: Path) -> None:
 
 
 def test_processes_draw_what_this_process_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.data.menagerie.SHARE", 10)
-    monkeypatch.setattr("core.data.menagerie._cores", lambda: 2)
+    monkeypatch.setattr("paraphrase.core.data.menagerie.SHARE", 10)
+    monkeypatch.setattr("paraphrase.core.data.menagerie._cores", lambda: 2)
     source = load_menagerie(DataConfig(seed=2, train_images=18, test_images=6))
     for number, record in enumerate(source.train):
         image, landmarks = draw_image(2, "train", number)
@@ -85,8 +85,8 @@ def test_processes_draw_what_this_process_draws(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_what_a_process_fails_to_draw_is_drawn_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.data.menagerie.SHARE", 10)
-    monkeypatch.setattr("core.data.menagerie._cores", lambda: 2)
+    monkeypatch.setattr("paraphrase.core.data.menagerie.SHARE", 10)
+    monkeypatch.setattr("paraphrase.core.data.menagerie._cores", lambda: 2)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     assert len(load_menagerie(DataConfig(train_images=18, test_images=6)).train) == 18
 
@@ -121,7 +121,7 @@ def test_a_second_load_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("drawn again")
 
-    monkeypatch.setattr("core.data.menagerie._build", fail)
+    monkeypatch.setattr("paraphrase.core.data.menagerie._build", fail)
     assert load_menagerie(config) == first
 
 

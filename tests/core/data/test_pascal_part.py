@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from scipy.io import loadmat, savemat
 
-from core.config import DataConfig
-from core.data import load_dataset, pascal_part
-from core.data.pascal_part import load_pascal_part, read_objects
-from core.errors import InputError
+from paraphrase.core.config import DataConfig
+from paraphrase.core.data import load_dataset, pascal_part
+from paraphrase.core.data.pascal_part import load_pascal_part, read_objects
+from paraphrase.core.errors import InputError
 
 SAMPLE = Path(__file__).parents[4] / "shared" / "pascal_part_sample"
 

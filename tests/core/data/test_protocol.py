@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from cub_tree import CubTree
 
-from core.config import DataConfig
-from core.data import SOURCES, Record, Source, load_dataset, load_source
-from core.data.protocol import against_others, merge_landmarks, without_number
-from core.errors import InputError
+from paraphrase.core.config import DataConfig
+from paraphrase.core.data import SOURCES, Record, Source, load_dataset, load_source
+from paraphrase.core.data.protocol import against_others, merge_landmarks, without_number
+from paraphrase.core.errors import InputError
 
 
 def config(cub: CubTree, **fields: object) -> DataConfig:

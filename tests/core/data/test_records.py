@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.data.records import Record, crop, to_rgb
+from paraphrase.core.data.records import Record, crop, to_rgb
 
 
 def save(image: Image.Image, path: Path, **options: object) -> Record:

@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from core.config import Config, FitConfig, load_config
-from core.data import Dataset
-from core.data.records import Record
-from core.errors import InputError
-from core.performer import load_crops, obtain_performer, performer_fingerprint
-from core.performer.fit import augment, fit_folder
-from core.performer.performer import build_network
+from paraphrase.core.config import Config, FitConfig, load_config
+from paraphrase.core.data import Dataset
+from paraphrase.core.data.records import Record
+from paraphrase.core.errors import InputError
+from paraphrase.core.performer import load_crops, obtain_performer, performer_fingerprint
+from paraphrase.core.performer.fit import augment, fit_folder
+from paraphrase.core.performer.performer import build_network
 
 
 @pytest.fixture(autouse=True)

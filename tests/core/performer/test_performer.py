@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.config import PerformerConfig
-from core.errors import InputError
-from core.performer.networks import vgg_m, vgg_s
-from core.performer.performer import Performer, build_network, build_performer
-from core.performer.spec import Spec, resolve_spec
+from paraphrase.core.config import PerformerConfig
+from paraphrase.core.errors import InputError
+from paraphrase.core.performer.networks import vgg_m, vgg_s
+from paraphrase.core.performer.performer import Performer, build_network, build_performer
+from paraphrase.core.performer.spec import Spec, resolve_spec
 
 SIZES = {"small": 64, "alexnet": 96, "vgg_m": 112, "vgg_s": 112, "resnet18": 64, "convnext_tiny": 64}
 

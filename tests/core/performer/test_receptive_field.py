@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.errors import InputError
-from core.performer.performer import build_network
-from core.performer.receptive_field import ReceptiveField, receptive_field
-from core.performer.spec import KNOWN
+from paraphrase.core.errors import InputError
+from paraphrase.core.performer.performer import build_network
+from paraphrase.core.performer.receptive_field import ReceptiveField, receptive_field
+from paraphrase.core.performer.spec import KNOWN
 
 ALL = ["small", "alexnet", "vgg_m", "vgg_s", "vgg16", "resnet18", "convnext_tiny"]
 LAYERS = [(arch, KNOWN[arch]["feature"]) for arch in ALL] + [

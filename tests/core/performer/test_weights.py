@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from core.config import PerformerConfig
-from core.errors import InputError
-from core.performer import Performer, build_performer, load_performer, performer_fingerprint, save_performer
-from core.performer.performer import build_network
-from core.performer.weights import ABOUT, WEIGHTS, load_state
+from paraphrase.core.config import PerformerConfig
+from paraphrase.core.errors import InputError
+from paraphrase.core.performer import Performer, build_performer, load_performer, performer_fingerprint, save_performer
+from paraphrase.core.performer.performer import build_network
+from paraphrase.core.performer.weights import ABOUT, WEIGHTS, load_state
 
 
 @pytest.fixture

@@ -1,0 +1,216 @@
+"""What the commands `train` and `explain` do, as functions: for Python and for the command line alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paraphrase.core.config import Config
+from paraphrase.core.errors import InputError
+from paraphrase.core.explainer.checkpoint import load_explainer
+from paraphrase.core.features.obtain import open_cache
+from paraphrase.core.home import home
+from paraphrase.core.measure.attribution import SIDES, Subject, open_subject
+from paraphrase.core.measure.evaluation import baseline
+from paraphrase.core.measure.metrics import metrics_rows
+from paraphrase.core.terminal.console import waiting
+from paraphrase.core.terminal.html import embedded, html_table
+from paraphrase.core.terminal.progress import bar, counted
+from paraphrase.core.terminal.tables import format_value
+from paraphrase.core.train.training import CHECKPOINT, Training, TrainingEnded
+
+if TYPE_CHECKING:
+    from paraphrase.core.data.records import Record
+    from paraphrase.core.explainer.network import Explainer
+
+WATCHED = ("location_instability", "p", "reconstruction_error", "fidelity")
+"""Metrics beside the bar of a training."""
+
+
+@dataclass
+class Trained:
+    """A trained explainer and what was measured of it."""
+
+    folder: Path
+    """Where it lies, with its checkpoint."""
+    rows: dict[str, dict[str, float]]
+    """Metrics of the performer, of the controls `random` and `centre`, and of the `explainer`."""
+    filters: Path
+    """The page of what its filters see, a PNG file."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Of the explainer, after its last epoch."""
+        return self.rows["explainer"]
+
+    @property
+    def explainer(self) -> Explainer:
+        """The network itself, in evaluation mode."""
+        return load_explainer(self.folder)
+
+    def _repr_html_(self) -> str:
+        return html_table(metrics_rows(self.rows)) + embedded(self.filters)
+
+
+def train_explainer(config: Config, out: Path | None = None, resume: bool = False, shown: bool = True) -> Trained:
+    """Train one explainer, an exact checkpoint after each epoch.
+
+    Args:
+        config: what to train on what.
+        out: folder of the explainer; None: under the home folder, named by data, performer and seed.
+        resume: go on from the checkpoint in the folder.
+        shown: whether to show progress.
+
+    Raises:
+        InputError: if the folder holds an explainer already, or the input is bad.
+        TrainingEnded: if the run cannot go on; `epoch` is that of the checkpoint that is kept, None without any.
+    """
+    from paraphrase.core.pictures.filters_page import draw_filters
+
+    out = out or home() / "explainers" / f"{config.data.source}-{config.performer.arch}-seed{config.train.seed}"
+    exists = (out / CHECKPOINT).exists()
+    if exists and not resume:
+        raise InputError(f"--out {out}: holds an explainer already; add --resume to go on, or name another folder")
+    cache = open_cache(config, progress=shown)
+    training = Training.load(out, config, cache) if exists else Training(config, cache)
+    with bar("train", config.train.epochs, "epochs", training.epoch, shown) as moving:
+        while not training.finished:
+            try:
+                entry = training.run_epoch()
+            except TrainingEnded as error:
+                kept = f"; the checkpoint in {out} is of epoch {training.history[-1]['epoch']}" if training.history else ""
+                raise TrainingEnded(f"{error}{kept}") from None
+            training.save(out)
+            moving.advance(
+                about=" ".join(f"{cell} {value}" for cell, value in zip(*metrics_rows({"": entry}, WATCHED), strict=True))
+            )
+    training.save_explainer(out)
+    with waiting("measuring and drawing"):
+        rows = {**baseline(cache), "explainer": training.history[-1]}
+        page = draw_filters(config, cache, out, out / "filters.png")
+    return Trained(out, rows, page)
+
+
+@dataclass
+class Explained:
+    """Which parts predictions came from."""
+
+    found: dict[str, Any]
+    """As plain data."""
+    table: list[list[str]]
+    """As cells, the heading first."""
+    pages: list[Path] = field(default_factory=list)
+    """PNG files."""
+
+    def _repr_html_(self) -> str:
+        return html_table(self.table) + "".join(map(embedded, self.pages))
+
+
+def explain_picture(folder: Path, image: Path, box: Sequence[float] | None = None, out: Path | None = None) -> Explained:
+    """Which parts the prediction for one picture came from, in the explainer and in the performer.
+
+    Args:
+        folder: of the explainer.
+        image: a picture.
+        box: x, y, w, h of the object in pixels as stored; None: the whole picture.
+        out: folder of the page; None: `explained` in the explainer's.
+
+    Raises:
+        InputError: names the file or value that is bad.
+    """
+    from paraphrase.core.pictures.explain_page import all_names, draw_image, explain_image
+
+    record = _checked(image, box)
+    with waiting("explaining"):
+        subject = open_subject(folder)
+        categories = subject.cache.meta["categories"]
+        explained = explain_image(subject, record)
+        page = draw_image(subject, explained, (out or folder / "explained") / f"explained-{record.image.stem}.png")
+    shares = {side: _defined(explained.groups[side].names, explained.shares[side][0].tolist()) for side in SIDES}
+    probabilities = {side: dict(zip(categories, explained.probabilities[side][0].tolist(), strict=True)) for side in SIDES}
+    answers = {side: max(p, key=lambda name: p[name]) for side, p in probabilities.items()}
+    table = [["share of the prediction", *SIDES]]
+    table += [[name, *(format_value(shares[side].get(name)) for side in SIDES)] for name in all_names(explained.groups)]
+    table += [["predicted category", *(f"{answers[side]} {probabilities[side][answers[side]]:.4f}" for side in SIDES)]]
+    table += [["p", format_value(subject.p), "-"]]
+    found = {
+        "image": str(record.image),
+        "box": record.box,
+        "page": str(page),
+        "explained": categories[int(explained.labels)],
+        "shares": shares,
+        "predicted": answers,
+        "probabilities": probabilities,
+        "p": subject.p,
+    }
+    return Explained(found, table, [page])
+
+
+def _checked(image: Path, box: Sequence[float] | None) -> Record:
+    """A checked picture of the user's own and the box in it."""
+    from paraphrase.core.data.checks import check_image, check_record
+    from paraphrase.core.data.records import WHOLE_IMAGE, Record
+
+    corners = WHOLE_IMAGE
+    if box is not None:
+        x, y, w, h = map(float, box)
+        corners = x, y, w, h
+    origin = "" if box is None else f"--box {','.join(f'{v:g}' for v in box)}"
+    record = check_record(Record(image, corners, label=0, origin=str(image), box_origin=origin), check_image(image))
+    if isinstance(record, str):
+        raise InputError(record)
+    return record
+
+
+def explain_test_split(folder: Path, wanted: list[str] | None = None, out: Path | None = None) -> Explained:
+    """Which parts predictions came from, averaged over each category's test images.
+
+    Args:
+        folder: of the explainer.
+        wanted: categories whose pages are drawn; None: all.
+        out: folder of the pages; None: `explained` in the explainer's.
+
+    Raises:
+        InputError: names the file or category that is bad.
+    """
+    from paraphrase.core.pictures.explain_page import all_names, explain_test
+
+    with waiting("explaining the test images"):
+        subject = open_subject(folder)
+        categories = subject.cache.meta["categories"]
+        averages = explain_test(subject)
+    explained = [categories[c] for c in averages.by_category]
+    for name in wanted or []:
+        if name not in explained:
+            raise InputError(f"--category {name}: is none of those explained: {', '.join(explained)}")
+    names = all_names(averages.groups)
+    table, found = [["category", *names, "images"]], dict[str, Any]()
+    for c, sides in averages.by_category.items():
+        found[categories[c]] = {}
+        for side, mean in sides.items():
+            own = averages.groups[side].names
+            shares, errors = _defined(own, mean.mean.tolist()), _defined(own, mean.error.tolist())
+            found[categories[c]][side] = {"shares": shares, "se": errors, "images": mean.images}
+            cells = [format_value(shares.get(name), errors.get(name)) for name in names]
+            table.append([f"{categories[c]}, {side}", *cells, str(mean.images)])
+    pages = _draw_split(subject, averages, wanted, out or folder / "explained")
+    return Explained({"categories": found, "pages": [str(page) for page in pages], "p": subject.p}, table, pages)
+
+
+def _draw_split(subject: Subject, averages: Any, wanted: list[str] | None, out: Path) -> list[Path]:
+    from paraphrase.core.pictures.explain_page import draw_category, draw_overview
+
+    categories = subject.cache.meta["categories"]
+    pages = [draw_overview(subject, averages, out / "explain.png")]
+    drawn = [c for c in averages.by_category if wanted is None or categories[c] in wanted]
+    for c in counted(drawn, "drawing", len(drawn), "pages"):
+        name = categories[c].replace("%", "%25").replace("/", "%2F")
+        pages.append(draw_category(subject, averages, c, out / f"explain-{name}.png"))
+    return pages
+
+
+def _defined(names: list[str], values: list[float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in zip(names, values, strict=True)}

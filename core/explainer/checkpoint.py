@@ -1,0 +1,81 @@
+"""Checkpoints: tensors with JSON in one safetensors file, and explainers that load back in three lines."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from paraphrase.core.config import ExplainerConfig, from_mapping
+from paraphrase.core.errors import InputError
+from paraphrase.core.explainer.network import Explainer, PerformerShape
+from paraphrase.core.features.pooling import build_module, describe_module
+from paraphrase.core.files import write_atomically
+
+EXPLAINER, ABOUT = "explainer.safetensors", "explainer.json"
+
+
+def write_tensors(file: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Write tensors and JSON to one safetensors file that is either whole or not there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}.part")
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, {"about": json.dumps(about)})
+    os.replace(part, file)
+
+
+def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and JSON of `write_tensors`.
+
+    Raises:
+        InputError: names the file that is missing or damaged.
+    """
+    try:
+        with safe_open(file, "pt") as opened:
+            about = json.loads((opened.metadata() or {})["about"])
+            return {k: opened.get_tensor(k) for k in opened.keys()}, about  # noqa: SIM118 (not a mapping)
+    except FileNotFoundError:
+        raise InputError(f"{file}: there is no such checkpoint") from None
+    except Exception as error:  # the library raises its own, undocumented kinds
+        raise InputError(f"{file}: is damaged ({error})") from None
+
+
+def save_explainer(explainer: Explainer, folder: Path, about: dict[str, Any]) -> None:
+    """Write an explainer that `load_explainer` loads back, and a JSON of what it is.
+
+    Args:
+        explainer: of R replicates.
+        folder: for `explainer.safetensors` and `explainer.json`; made if it is not there.
+        about: what else the JSON should say: configuration, metrics, data.
+    """
+    shape = explainer.shape
+    network = {
+        "explainer": dataclasses.asdict(explainer.config),
+        "replicates": explainer.replicates,
+        "pool": describe_module(explainer.pool),
+        "shape": {k: getattr(shape, k) for k in ("channels", "pooled", "target_sizes", "target_relu")},
+    }
+    write_tensors(folder / EXPLAINER, explainer.state_dict(), network)
+    write_atomically(folder / ABOUT, json.dumps(network | about, indent=2) + "\n")
+
+
+def load_explainer(folder: str | Path) -> Explainer:
+    """A saved explainer in evaluation mode, without gradients.
+
+    Raises:
+        InputError: names the file that is missing or damaged.
+    """
+    tensors, about = read_tensors(Path(folder) / EXPLAINER)
+    config = from_mapping(ExplainerConfig, about["explainer"])
+    sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in about["shape"].items()}
+    shape = PerformerShape(
+        **sizes, channel_peaks=tensors[next(iter(tensors))].new_ones(sizes["channels"]), decoder_layers=[None, None]
+    )
+    explainer = Explainer(config, shape, build_module(about["pool"]), list(range(about["replicates"])))
+    explainer.load_state_dict(tensors)
+    return explainer.eval().requires_grad_(False)

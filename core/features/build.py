@@ -1,0 +1,188 @@
+"""Builds a feature cache: every image once through the performer, written beside its place and renamed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from paraphrase.core.config import Config
+from paraphrase.core.data import Dataset, load_dataset
+from paraphrase.core.data.records import Record
+from paraphrase.core.device import choose_device
+from paraphrase.core.errors import InputError
+from paraphrase.core.features.cache import DTYPES, META, SMALL, VERSION, caches, file_hash, locked
+from paraphrase.core.features.pooling import describe_module
+from paraphrase.core.performer import Performer, obtain_performer, performer_fingerprint
+from paraphrase.core.performer.fit import load_crops
+from paraphrase.core.terminal.progress import Bar, bar
+
+BATCH = 64
+"""Images in one pass through the performer."""
+
+
+def cache_key(dataset: Dataset, performer: Performer, dtype: str) -> str:
+    """Hash of everything that determines a cache: data, performer (weights and transform), dtype and format."""
+    parts = [VERSION, dataset.fingerprint, dataset.landmarks, performer_fingerprint(performer), dtype]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+def build_cache(config: Config, progress: bool = True) -> tuple[Path, list[str]]:
+    """Build the cache of a configuration, or find that it is there.
+
+    Returns:
+        Its folder, and the files and folders that the configuration reads.
+
+    Raises:
+        InputError: for damaged input, or a disk that is too small.
+    """
+    dataset = load_dataset(config.data)
+    performer, info = obtain_performer(config, dataset, progress)
+    folder = caches() / cache_key(dataset, performer, config.cache.dtype)
+    files = [info["folder"], *_data_files(config, dataset)]
+    with locked(caches() / f".{folder.name}.lock"):
+        if not (folder / META).exists():
+            part = folder.with_name(f".{folder.name}.part")
+            shutil.rmtree(part, ignore_errors=True)  # of a builder that was killed: nobody else holds the lock
+            part.mkdir(parents=True)
+            try:
+                _write(part, config, dataset, performer, info, progress)
+            except OSError as error:
+                raise InputError(f"{part}: cannot be written ({error.strerror}); PARAPHRASE_HOME moves it") from None
+            finally:
+                if (part / META).exists():
+                    os.rename(part, folder)
+                else:
+                    shutil.rmtree(part, ignore_errors=True)
+    return folder, files
+
+
+def _data_files(config: Config, dataset: Dataset) -> list[str]:
+    """What a data set lies in: its folder, or that of the images drawn for it."""
+    if config.data.path:
+        return [str(Path(config.data.path).resolve())]
+    return sorted({str(r.image.parent) for r in dataset.train + dataset.test})
+
+
+def cache_size(dataset: Dataset, performer: Performer, dtype: str) -> int:
+    """Bytes that a cache will take, told from one image's shapes."""
+    seen = performer.features(torch.zeros(1, 3, performer.spec.input_size, performer.spec.input_size))
+    values = seen.feature.numel() + sum(t.numel() for t in seen.targets)
+    layers = sum(layer[0].numel() for layer in performer.decoder_layers() if isinstance(layer, tuple))
+    return (len(dataset.train) + len(dataset.test)) * values * DTYPES[dtype].itemsize + layers * 4 + 2**20
+
+
+def _write(folder: Path, config: Config, dataset: Dataset, performer: Performer, info: dict[str, Any], progress: bool) -> None:
+    """Write all files of a cache, its description last."""
+    needed, free = cache_size(dataset, performer, config.cache.dtype), shutil.disk_usage(folder).free
+    if needed > free:
+        lacking = f"needs {needed / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free"
+        raise InputError(
+            f"{folder.parent}: the feature cache {lacking}; cache.dtype=bfloat16 halves it, PARAPHRASE_HOME moves it"
+        )
+    device = choose_device(config.train.device)
+    performer = performer.to(device)
+    small: dict[str, Tensor] = {}
+    shapes: dict[str, Any] = {}
+    text = f"feature cache ({needed / 2**20:.0f} MiB)"
+    with bar(text, len(dataset.train) + len(dataset.test), "images", shown=progress) as shown:
+        for split, records in (("train", dataset.train), ("test", dataset.test)):
+            shapes = _write_split(folder, split, records, performer, config.cache.dtype, small, shown)
+            if split == "train":
+                energy = shapes["energy"]
+    performer = performer.cpu()
+    layers = performer.decoder_layers()
+    for i, layer in enumerate(layers):
+        if isinstance(layer, tuple):
+            small |= {f"decoder{i}.weight": layer[0].contiguous(), f"decoder{i}.bias": layer[1].contiguous()}
+    head = performer.head()
+    if isinstance(head, nn.Linear):
+        bias = torch.zeros(head.out_features) if head.bias is None else head.bias.detach()
+        small |= {"head.weight": head.weight.detach().contiguous(), "head.bias": bias}
+    save_file(small, folder / SMALL)
+    field = performer.receptive_field()
+    meta = {
+        "key": cache_key(dataset, performer, config.cache.dtype),
+        "dataset": dataset.name,
+        "dataset_fingerprint": dataset.fingerprint,
+        "performer": performer.spec.arch,
+        "performer_fingerprint": performer_fingerprint(performer),
+        "performer_accuracy": info["accuracy"],
+        "performer_folder": info["folder"],
+        "categories": dataset.categories,
+        "landmarks": dataset.landmarks,
+        "single_category": dataset.single_category,
+        "images": {"train": len(dataset.train), "test": len(dataset.test)},
+        "input_size": performer.spec.input_size,
+        "receptive_field": field._asdict(),
+        "channels": shapes["channels"],
+        "map_size": shapes["map_size"],
+        "target_sizes": shapes["target_sizes"],
+        "target_relu": performer.spec.target_relu,
+        "target_energy": energy,
+        "dtype": config.cache.dtype,
+        "pool": describe_module(performer.pool()),
+        "decoder_layers": ["linear" if isinstance(layer, tuple) else layer for layer in layers],
+        "spec": dataclasses.asdict(performer.spec),
+        "files": {f.name: {"bytes": f.stat().st_size, "sha256": file_hash(f)} for f in sorted(folder.iterdir())},
+    }
+    part = folder / f"{META}.part"
+    with part.open("w", encoding="utf-8") as handle:
+        json.dump(meta, handle, indent=1)
+        handle.flush()
+        os.fsync(handle.fileno())
+    part.rename(folder / META)
+
+
+def _write_split(
+    folder: Path,
+    split: str,
+    records: list[Record],
+    performer: Performer,
+    dtype: str,
+    small: dict[str, Tensor],
+    shown: Bar,
+) -> dict[str, Any]:
+    """Write one split's features and targets; labels and landmarks go into `small`. Returns the shapes and energies."""
+    device, kind, size = next(performer.parameters()).device, DTYPES[dtype], performer.spec.input_size
+    answers: list[Tensor] = []
+    landmarks: list[Tensor] = []
+    energy = torch.zeros(2, dtype=torch.float64)
+    names = ("features", "target1", "target2")
+    files = [(folder / f"{split}.{name}.bin").open("wb") for name in names]
+    for first in range(0, len(records), BATCH):
+        batch = records[first : first + BATCH]
+        images, places = load_crops(batch, size)
+        landmarks.append(places)
+        seen = performer.features(images.to(device).float() / 255)
+        answers.append(seen.logits.argmax(1).cpu())
+        stored = [v.to(kind).cpu().contiguous() for v in (seen.feature.permute(0, 2, 3, 1), *seen.targets)]
+        for file, value, name in zip(files, stored, names, strict=True):
+            if not bool(torch.isfinite(value.float()).all()):
+                raise InputError(f"cache.dtype: {name} of {batch[0].image} and on overflow {dtype}; use bfloat16 or float32")
+            file.write(value.view(torch.uint8).numpy().tobytes())
+        energy += torch.stack([t.double().square().sum() for t in stored[1:]])
+        shown.advance(len(batch))
+    for file in files:
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+    small |= {
+        f"{split}.labels": torch.tensor([r.label for r in records]),
+        f"{split}.landmarks": torch.cat(landmarks),
+        f"{split}.performer_labels": torch.cat(answers),
+    }
+    return {
+        "channels": seen.feature.shape[1],
+        "map_size": seen.feature.shape[2],
+        "target_sizes": [t.shape[1] for t in seen.targets],
+        "energy": (energy / len(records)).tolist(),
+    }

@@ -1,0 +1,225 @@
+"""The feature cache: (x, targets, label, landmarks) of every image, computed once and memory-mapped by all trials.
+
+A cache is a folder `caches/<key>` whose key is a hash of everything that determines it. It is written beside its place and
+appears in one rename, under a lock, so that what is there is whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from paraphrase.core.errors import InputError
+from paraphrase.core.features.pooling import build_module
+from paraphrase.core.home import home
+
+VERSION = 1
+"""Format of a cache; part of its key."""
+META, SMALL = "meta.json", "small.safetensors"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class Split(NamedTuple):
+    """The cached training or test images."""
+
+    features: Tensor
+    """(N, n, n, C) in the cache's dtype, memory-mapped, channels last."""
+    targets: list[Tensor]
+    """x*_1 (N, D1) and x*_2 (N, D2) in the cache's dtype, memory-mapped."""
+    labels: Tensor
+    """(N,) int64."""
+    landmarks: Tensor
+    """(N, parts, 3) float32: x, y in pixels of the crop and 1 where visible."""
+    performer_labels: Tensor
+    """(N,) int64: the class that the performer gives."""
+
+
+@dataclass
+class FeatureCache:
+    """An opened cache: all that training needs, with neither the performer nor the images."""
+
+    folder: Path
+    """Where it lies."""
+    meta: dict[str, Any]
+    """What it was built from: data set, performer, sizes, receptive field, target energies."""
+    train: Split
+    """The training split."""
+    test: Split
+    """The test split."""
+    pool: nn.Module
+    """The performer's last pooling: (B, C, n, n) -> (B, C, m, m)."""
+    head: nn.Module
+    """The performer's last layer: x_2 (B, D2) -> logits (B, K)."""
+    decoder_layers: list
+    """For each target (weight, bias) of the performer's own layer, or `identity`, or None."""
+
+    def to(self, device: torch.device) -> FeatureCache:
+        """The cache with both splits on the device if they fit there, else as it is, memory-mapped."""
+        if device.type == "cpu":
+            return self
+        splits = (self.train, self.test)
+        needed = sum(t.nbytes for s in splits for t in (s.features, *s.targets))
+        free = torch.cuda.mem_get_info(device)[0]
+        if needed > 0.6 * free:  # the rest is for the explainer
+            return self
+        moved = [s._replace(features=s.features.to(device), targets=[t.to(device) for t in s.targets]) for s in splits]
+        return dataclasses.replace(self, train=moved[0], test=moved[1])
+
+
+class CacheInfo(NamedTuple):
+    """A finished cache on disk."""
+
+    folder: Path
+    """Its folder, named by its key."""
+    bytes: int
+    """Its size."""
+    description: str
+    """Data set, performer and shape in words."""
+
+
+def caches() -> Path:
+    """The folder of all caches."""
+    return home() / "caches"
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file; waits for whoever holds it. A killed process lets go of it."""
+    import fcntl
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """What a finished cache was built from.
+
+    Raises:
+        InputError: if that cannot be read.
+    """
+    try:
+        return json.loads((folder / META).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(f"{folder / META}: is not there or not JSON; remove the cache and build it again") from None
+
+
+def load_cache(folder: Path) -> FeatureCache:
+    """Open a finished cache.
+
+    Raises:
+        InputError: names the file that is missing or cut short.
+    """
+    meta = read_meta(folder)
+    for name, about in meta["files"].items():
+        size = (folder / name).stat().st_size if (folder / name).exists() else None
+        if size != about["bytes"]:
+            raise InputError(f"{folder / name}: has {size} bytes, not {about['bytes']}; `paraphrase cache remove {folder.name}`")
+    small = load_file(folder / SMALL)
+    layers: list = [
+        (small[f"decoder{i}.weight"], small[f"decoder{i}.bias"]) if kind == "linear" else kind
+        for i, kind in enumerate(meta["decoder_layers"])
+    ]
+    head: nn.Module = nn.Identity()
+    if "head.weight" in small:
+        classes, inputs = small["head.weight"].shape
+        head = nn.Linear(inputs, classes)
+        head.load_state_dict({"weight": small["head.weight"], "bias": small["head.bias"]})
+    return FeatureCache(
+        folder=folder,
+        meta=meta,
+        train=_open_split(folder, "train", meta, small),
+        test=_open_split(folder, "test", meta, small),
+        pool=build_module(meta["pool"]),
+        head=head.requires_grad_(False),
+        decoder_layers=layers,
+    )
+
+
+def _open_split(folder: Path, split: str, meta: dict[str, Any], small: dict[str, Tensor]) -> Split:
+    images, dtype = meta["images"][split], DTYPES[meta["dtype"]]
+    n, channels = meta["map_size"], meta["channels"]
+
+    def mapped(name: str, *shape: int) -> Tensor:
+        size = 1
+        for side in shape:
+            size *= side
+        # shared, so that all processes have the same pages; nothing writes to them
+        return torch.from_file(str(folder / f"{split}.{name}.bin"), shared=True, size=size, dtype=dtype).view(shape)
+
+    return Split(
+        features=mapped("features", images, n, n, channels),
+        targets=[mapped(f"target{i + 1}", images, size) for i, size in enumerate(meta["target_sizes"])],
+        labels=small[f"{split}.labels"],
+        landmarks=small[f"{split}.landmarks"],
+        performer_labels=small[f"{split}.performer_labels"],
+    )
+
+
+def file_hash(file: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def verify_cache(folder: Path) -> None:
+    """Compare every file of a cache with its checksum.
+
+    Raises:
+        InputError: names the file that changed.
+    """
+    cache = load_cache(folder)
+    for name, about in cache.meta["files"].items():
+        if file_hash(folder / name) != about["sha256"]:
+            raise InputError(f"{folder / name}: changed since it was built; `paraphrase cache remove {folder.name}`")
+
+
+def list_caches() -> list[CacheInfo]:
+    """All finished caches, by key."""
+    found = []
+    for file in sorted(caches().glob(f"*/{META}")):
+        if file.parent.name.startswith("."):
+            continue
+        meta = json.loads(file.read_text(encoding="utf-8"))
+        size = sum(about["bytes"] for about in meta["files"].values())
+        shape = f"{meta['channels']} x {meta['map_size']} x {meta['map_size']} {meta['dtype']}"
+        images = f"{meta['images']['train']} + {meta['images']['test']} images"
+        found.append(CacheInfo(file.parent, size, f"{meta['dataset']}, {meta['performer']}, {images}, {shape}"))
+    return found
+
+
+def find_cache(key: str) -> Path:
+    """The folder of the cache whose key begins so.
+
+    Raises:
+        InputError: if there is none, or more than one.
+    """
+    found = [info.folder for info in list_caches() if info.folder.name.startswith(key)]
+    if len(found) != 1:
+        raise InputError(f"{key}: {len(found)} caches begin so; `paraphrase cache list` shows them all")
+    return found[0]
+
+
+def remove_cache(key: str) -> Path:
+    """Remove the cache whose key begins so; returns where it was.
+
+    Raises:
+        InputError: if there is none, or more than one.
+    """
+    folder = find_cache(key)
+    doomed = folder.with_name(f".{folder.name}.removed")
+    folder.rename(doomed)
+    shutil.rmtree(doomed)
+    return folder

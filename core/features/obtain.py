@@ -1,0 +1,63 @@
+"""The feature cache of a configuration: found again without reading an image, or built on first use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from paraphrase.core.config import Config, to_mapping
+from paraphrase.core.features.cache import META, VERSION, FeatureCache, caches, load_cache
+from paraphrase.core.files import write_atomically
+
+
+def open_cache(config: Config, progress: bool = True) -> FeatureCache:
+    """The cache of a configuration; built on first use.
+
+    What the configuration resolved to is remembered together with the sizes and times of the files that it read, so that
+    opening a cache again reads no image.
+
+    Raises:
+        InputError: names the damaged image, file or field, or says how much space is lacking.
+    """
+    if built := built_cache(config):
+        return load_cache(built)
+    from paraphrase.core.features.build import build_cache  # brings torchvision, which takes seconds to import
+
+    note = _note(config)
+    folder, files = build_cache(config, progress)
+    remembered = {"key": folder.name, "files": files, "stamp": _stamp(config, files)}
+    write_atomically(note, json.dumps(remembered))
+    return load_cache(folder)
+
+
+def built_cache(config: Config) -> Path | None:
+    """The folder of a configuration's cache if it is there and what it was built from has not changed."""
+    note = _note(config)
+    if not note.exists():
+        return None
+    remembered = json.loads(note.read_text(encoding="utf-8"))
+    folder = caches() / remembered["key"]
+    return folder if (folder / META).exists() and remembered["stamp"] == _stamp(config, remembered["files"]) else None
+
+
+def _note(config: Config) -> Path:
+    """Where it is remembered which cache a configuration resolved to."""
+    return caches() / "index" / f"{_request(config)}.json"
+
+
+def _request(config: Config) -> str:
+    """Hash of the part of a configuration that a cache depends on."""
+    parts = [to_mapping(c) for c in (config.data, config.performer, config.cache)]
+    return hashlib.sha256(json.dumps([VERSION, *parts], sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _stamp(config: Config, files: list[str]) -> str:
+    """Hash of the sizes and times of what the configuration reads: the data set's files and the performer's."""
+    digest = hashlib.sha256()
+    for name in files:
+        path = Path(name)
+        for file in [path, *sorted(path.rglob("*"))] if path.is_dir() else [path]:
+            status = file.stat() if file.exists() else None
+            digest.update(f"{file}:{status and (status.st_size, status.st_mtime_ns)}".encode())
+    return digest.hexdigest()

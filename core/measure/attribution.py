@@ -1,0 +1,283 @@
+"""Which filters, and so which object parts, a prediction came from: Grad-CAM on the explainer and on its performer [P, fig. 4].
+
+A filter's contribution to a category's logit is the sum over positions of its Grad-CAM weight (the spatial mean of the
+logit's gradient) times its activation; of the contributions above 0, those of a part's filters are the part's share.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from paraphrase.core.config import Config, from_mapping
+from paraphrase.core.data import Dataset, load_dataset
+from paraphrase.core.device import autocast_for
+from paraphrase.core.errors import InputError
+from paraphrase.core.explainer.checkpoint import ABOUT, load_explainer
+from paraphrase.core.explainer.network import Explainer
+from paraphrase.core.features.cache import META, FeatureCache, caches, load_cache
+from paraphrase.core.measure.evaluation import performer_peaks, test_peaks
+from paraphrase.core.measure.filters import BEST_IMAGES, Peaks, assign_category
+
+SIDES = ("explainer", "performer")
+"""Whose filters are asked: the explainer's interpretable ones and the performer's own."""
+NO_PART, OTHERS = "no part", "other filters"
+"""Names of the rest: filters that name no part, and those that are not among the strongest."""
+CHECKED, TOLERANCE = 8, 0.05
+"""Images on which the performer's tail is compared with the cached targets, and the relative error that is rounding."""
+
+
+class ExplainerPath(nn.Module):
+    """From the performer's feature (B, C, n, n) through the first replicate of an explainer to logits (B, K).
+
+    Args:
+        explainer: of R replicates.
+        head: the performer's last layer, x_2 (B, D2) -> (B, K).
+
+    Raises:
+        InputError: if the explainer has no interpretable track.
+    """
+
+    def __init__(self, explainer: Explainer, head: nn.Module):
+        super().__init__()
+        if not explainer.interp_widths:
+            raise InputError("explainer.interp_widths: the explainer has no interpretable track, so no filters that name parts")
+        self.explainer, self.head = explainer, head
+        self.maps: nn.Module = explainer.top_maps
+        self.filters = explainer.width
+
+    def forward(self, feature: Tensor) -> Tensor:
+        explanation = self.explainer(feature.repeat(1, self.explainer.replicates, 1, 1))
+        return self.head(explanation.outputs[1][0])
+
+
+class PerformerPath(nn.Module):
+    """From the performer's feature (B, C, n, n) through its own layers to logits (B, K).
+
+    Args:
+        cache: of the performer.
+
+    Raises:
+        InputError: if the cache does not know the performer's layers, or they do not give its targets.
+    """
+
+    def __init__(self, cache: FeatureCache):
+        super().__init__()
+        self.maps: nn.Module = nn.Identity()
+        self.pool, self.head, self.relu = cache.pool, cache.head, cache.meta["target_relu"]
+        self.filters = cache.meta["channels"]
+        layers: list[nn.Module] = []
+        for i, layer in enumerate(cache.decoder_layers):
+            if layer is None:
+                raise InputError(f"performer.decoder_init.{i}: is no linear layer, so the performer's own filters have no path")
+            layers.append(nn.Identity() if layer == "identity" else _linear(*layer))
+        self.layers = nn.ModuleList(layers)
+        self._check(cache)
+
+    def targets(self, feature: Tensor) -> Tensor:
+        """x*_2 (B, D2)."""
+        x = self.pool(self.maps(feature)).flatten(1)
+        for layer, relu in zip(self.layers, self.relu, strict=True):
+            x = F.relu(layer(x)) if relu else layer(x)
+        return x
+
+    def forward(self, feature: Tensor) -> Tensor:
+        return self.head(self.targets(feature))
+
+    @torch.no_grad()
+    def _check(self, cache: FeatureCache) -> None:
+        feature = cache.test.features[:CHECKED].permute(0, 3, 1, 2).float()
+        wanted = cache.test.targets[1][:CHECKED].float()
+        try:
+            error = float((self.targets(feature) - wanted).norm() / wanted.norm().clamp(min=1e-12))
+        except RuntimeError:  # shapes that do not follow one another
+            error = float("inf")
+        if not error <= TOLERANCE:
+            raise InputError("performer.decoder_init: these layers do not turn the pooled feature into performer.targets.1")
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    layer.load_state_dict({"weight": weight, "bias": bias}, assign=True)
+    return layer.requires_grad_(False)
+
+
+def grad_cam(path: ExplainerPath | PerformerPath, feature: Tensor, categories: Tensor) -> Tensor:
+    """Grad-CAM weight times activation of every filter, before any ReLU.
+
+    Args:
+        path: to the logits.
+        feature: (B, C, n, n) of the performer.
+        categories: (B,) int64, whose logits are explained.
+
+    Returns:
+        (B, F, n, n); its sum over positions is each filter's contribution to the logit.
+    """
+    from captum.attr import LayerGradCam
+
+    method = LayerGradCam(path, path.maps)
+    attributions = method.attribute(feature, categories, relu_attributions=False, attr_dim_summation=False)
+    assert isinstance(attributions, Tensor)
+    return attributions[:, : path.filters].detach()
+
+
+def contributions(path: ExplainerPath | PerformerPath, features: Tensor, categories: Tensor, batch: int = 64) -> Tensor:
+    """(N, F) contribution of each filter to the logit of `categories` (N,), for features (N, n, n, C) of a cache."""
+    blocks = [
+        grad_cam(path, block.permute(0, 3, 1, 2).float(), wanted).sum((2, 3))
+        for block, wanted in zip(features.split(batch), categories.split(batch), strict=True)
+    ]
+    return torch.cat(blocks)
+
+
+class Groups(NamedTuple):
+    """The filters of a network by name."""
+
+    names: list[str]
+    """Of the G groups: the parts, or single filters where the data has no landmarks; last that of the rest, if there is one."""
+    member: Tensor
+    """(F,) int64 group of each filter."""
+
+    def sums(self, values: Tensor) -> Tensor:
+        """(B, G, ...) sums of (B, F, ...) over each group's filters."""
+        out = values.new_zeros(len(values), len(self.names), *values.shape[2:])
+        return out.index_add_(1, self.member, values)
+
+
+def group(names: list[str], index: Tensor, rest: str = NO_PART) -> Groups:
+    """Groups of filters; those whose index (F,) is -1 are the rest."""
+    if bool((index >= 0).all()):
+        return Groups(list(names), index)
+    return Groups([*names, rest], torch.where(index < 0, len(names), index))
+
+
+def nearest_parts(peaks: Peaks, landmarks: Tensor, labels: Tensor, positive: int | None = None) -> Tensor:
+    """(F,) int64 part that each filter's peak is closest to on average, -1 for a filter that never fires beside one.
+
+    The mean distance is over the 100 test images of the filter's category that fire it most among those in which the part
+    is visible; where it does not fire it has no peak, so such an image does not count.
+
+    Args:
+        peaks: of N test images and F filters.
+        landmarks: (N, P, 3) x, y in pixels of the crop and 1 where visible.
+        labels: (N,) categories.
+        positive: the category of all filters; None: each filter's is the one that it fires for most.
+    """
+    category = assign_category(peaks.values, labels, positive)
+    distance = torch.full((peaks.values.shape[1], landmarks.shape[1]), torch.inf, dtype=torch.float64)
+    for c in category.unique():
+        chosen = (category == c).nonzero().squeeze(1)
+        for part in range(landmarks.shape[1]):
+            images = ((labels == c) & (landmarks[:, part, 2] > 0)).nonzero().squeeze(1)
+            values = peaks.values[images][:, chosen]
+            apart = (peaks.positions[images][:, chosen] - landmarks[images, None, part, :2].double()).norm(dim=-1)
+            best, rank = values.sort(dim=0, descending=True, stable=True)
+            fires = best[:BEST_IMAGES] > 0
+            total = torch.where(fires, apart.gather(0, rank[:BEST_IMAGES]), 0.0).sum(0)
+            distance[chosen, part] = torch.where(fires.any(0), total / fires.sum(0), torch.inf)
+    nearest = distance.min(1)
+    return torch.where(nearest.values.isfinite(), nearest.indices, -1)
+
+
+def strongest_filters(given: Tensor, name: str, count: int = 5) -> Groups:
+    """The filters that contribute most, each a group of its own; for data without landmarks.
+
+    Args:
+        given: (N, F) contributions.
+        name: of the network, before the filter's number.
+        count: of groups.
+    """
+    mean = given.clamp(min=0).mean(0)
+    best = mean.argsort(descending=True, stable=True)[:count]
+    best = best[mean[best] > 0]
+    index = torch.full_like(mean, -1, dtype=torch.int64)
+    index[best] = torch.arange(len(best))
+    return group([f"{name} {f}" for f in best.tolist()], index, OTHERS)
+
+
+def shares(given: Tensor, groups: Groups) -> Tensor:
+    """(N, G) share of each group in a prediction, summing to 1; NaN where no filter contributes.
+
+    Args:
+        given: (N, F) contributions; those below 0 count as 0.
+        groups: of the filters.
+    """
+    positive = given.clamp(min=0)
+    return groups.sums(positive) / positive.sum(1, keepdim=True)
+
+
+class Average(NamedTuple):
+    """Shares averaged over images."""
+
+    mean: Tensor
+    """(G,)"""
+    error: Tensor
+    """(G,) standard errors; NaN for a single image."""
+    images: int
+    """Images in which any filter contributes."""
+
+
+def average(values: Tensor) -> Average:
+    """Mean and standard error of (N, G) shares over the images where they are defined."""
+    defined = values[~values.isnan().any(1)]
+    error = defined.std(0) / len(defined) ** 0.5 if len(defined) > 1 else torch.full_like(values[0], torch.nan)
+    return Average(defined.mean(0), error, len(defined))
+
+
+class Subject(NamedTuple):
+    """An explainer, opened with all that its explanations need."""
+
+    config: Config
+    """That it was trained with."""
+    dataset: Dataset
+    """Whose test images name its filters."""
+    cache: FeatureCache
+    """That it was trained on."""
+    paths: dict[str, ExplainerPath | PerformerPath]
+    """Side -> path from the feature to the logits."""
+    parts: dict[str, Groups]
+    """Side -> its filters by part; empty where the data has no landmarks."""
+    p: float | None
+    """Share of the interpretable track, of the first replicate; None without an ordinary track."""
+
+    def group(self, side: str, given: Tensor) -> Groups:
+        """A side's filters by part; where the data has no landmarks, those that contribute most. given: (N, F)."""
+        return self.parts[side] if self.parts else strongest_filters(given, side)
+
+
+def open_subject(folder: Path) -> Subject:
+    """Open a saved explainer, its data and its feature cache; the cache is not built again.
+
+    Raises:
+        InputError: if a file is missing or damaged, the data is not what it was, or the networks cannot be explained.
+    """
+    explainer, file = load_explainer(folder), folder / ABOUT
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+        config, place = from_mapping(Config, about["config"]), caches() / about["performer"]["key"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file}: does not say what the explainer was trained on ({error!r}); train it again") from None
+    if not (place / META).exists():
+        raise InputError(
+            f"{file}: was trained on the cache {place.name}, which {place.parent} lacks; set PARAPHRASE_HOME to its home"
+        )
+    cache, dataset = load_cache(place), load_dataset(config.data)
+    if dataset.fingerprint != cache.meta["dataset_fingerprint"]:
+        raise InputError(f"{file}: was trained on the cache {place.name}, but its data, {dataset.name}, has changed since")
+    paths: dict[str, ExplainerPath | PerformerPath]
+    paths = {"explainer": ExplainerPath(explainer, cache.head), "performer": PerformerPath(cache)}
+    parts = {}
+    if dataset.landmarks:
+        every = test_peaks(explainer, cache, autocast_for("float32", torch.device("cpu")))
+        first = Peaks(*(t[:, : explainer.width] for t in every))
+        positive = 1 if cache.meta["single_category"] else None
+        for side, peaks in zip(SIDES, (first, performer_peaks(cache)), strict=True):
+            index = nearest_parts(peaks, cache.test.landmarks, cache.test.labels, positive)
+            parts[side] = group(dataset.landmarks, index)
+    p = explainer.p()
+    return Subject(config, dataset, cache, paths, parts, None if p is None else float(p[0]))

@@ -1,0 +1,5 @@
+import sys
+
+from paraphrase.cli import main
+
+sys.exit(main())

@@ -1,0 +1,291 @@
+"""Runs a sweep from its start, or from wherever it was interrupted, to its budget."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import optuna
+
+from paraphrase.core.config import flatten, to_mapping
+from paraphrase.core.errors import InputError
+from paraphrase.core.home import home
+from paraphrase.core.terminal.console import say, waiting
+from paraphrase.sweep.driver.progress import Progress
+from paraphrase.sweep.driver.session import Session
+from paraphrase.sweep.record.facts import code_version
+from paraphrase.sweep.record.tracking import Tracker, delete_runs, hash_tags, open_client, open_experiment, seed_tags
+from paraphrase.sweep.settings.config import SweepConfig, drop_landmark_metrics
+from paraphrase.sweep.settings.folder import locked, read_sweep, storage_url, sweep_folder, tracking_uri, write_yaml
+from paraphrase.sweep.study.changes import check_budget, with_resources
+from paraphrase.sweep.study.results import complete_trials, why_none_is_complete
+from paraphrase.sweep.study.study import (
+    STATE_NAMES,
+    budget,
+    finished_trials,
+    open_storage,
+    open_study,
+    refuse_existing,
+    study_exists,
+)
+from paraphrase.sweep.study.warm_start import warm_start
+from paraphrase.sweep.workers.cluster import cluster, concurrency, gpus_of_trial, quiet_ray
+
+if TYPE_CHECKING:
+    from paraphrase.core.features.cache import FeatureCache
+
+
+def run_sweep(sweep: SweepConfig) -> None:
+    """Run a new sweep, until its budget is spent or it is interrupted.
+
+    Raises:
+        InputError: if there is a sweep of this name, or data, tracking store or warm start are bad; then nothing is left behind.
+    """
+    refuse_existing(sweep)
+    with locked(sweep.name):
+        try:
+            refuse_existing(sweep)
+            if sweep.warm_start:
+                _open_source(sweep.warm_start)
+            open_client(tracking_uri(sweep))
+            cache = prepare(sweep)
+            write_yaml(sweep_folder(sweep.name) / "sweep.yaml", sweep)
+        except BaseException:
+            if not (sweep_folder(sweep.name) / "sweep.yaml").exists():
+                shutil.rmtree(sweep_folder(sweep.name))
+            raise
+        _drive(sweep, cache)
+
+
+def resume_sweep(name: str, trials: int | None = None, changes: dict[str, Any] | None = None) -> None:
+    """Go on with a sweep to its budget, or a larger one, or until it is interrupted.
+
+    Args:
+        trials: new budget.
+        changes: fields of `resources` that are different from now on.
+
+    Raises:
+        InputError: if there is no such sweep, or it has more trials than the new budget.
+    """
+    sweep = read_sweep(name)
+    with locked(name):
+        sweep = read_sweep(name)
+        if changes:
+            sweep = with_resources(sweep, changes)
+        if trials is not None:
+            check_budget(sweep, trials)
+            sweep = replace(sweep, trials=trials)
+        if trials is not None or changes:
+            write_yaml(sweep_folder(name) / "sweep.yaml", sweep)
+        _drive(sweep, prepare(sweep))
+
+
+def prepare(sweep: SweepConfig) -> FeatureCache:
+    """Make data, performer and cache, once; takes objectives that the data cannot give out of the sweep, in place."""
+    from paraphrase.core.features.obtain import open_cache
+
+    cache = open_cache(sweep.base_config())
+    if not cache.meta["landmarks"] and drop_landmark_metrics(sweep):
+        say(f"no landmarks: optimising {' and '.join(sweep.objectives)}")
+    return cache
+
+
+def _drive(sweep: SweepConfig, cache: FeatureCache) -> None:
+    """Run trials until the budget is spent, then write what belongs to the whole sweep."""
+    begin = time.monotonic()
+    study = open_study(sweep, storage_url(sweep), create=True)
+    _warm_start(study, sweep)
+    tracker = _open_tracker(sweep, cache)
+    session = Session(sweep, study, tracker, cache, begin, study.user_attrs.get("seconds", 0.0))
+    _record_baseline(session)
+    done = len(finished_trials(study))
+    if done < budget(sweep):
+        say(f"sweep {sweep.name}: {done} of {budget(sweep)} trials done; results in {tracking_uri(sweep)}")
+        _run_trials(session)
+    session.save_seconds()
+    missing = budget(sweep) - len(finished_trials(study))
+    if missing > 0:
+        tracker.end("KILLED", _logging_share(session))
+        say(f"interrupted, {missing} trials to go; go on with `paraphrase sweep resume {sweep.name}`")
+        return
+    _finish(session)
+
+
+def _warm_start(study: optuna.Study, sweep: SweepConfig) -> None:
+    if sweep.warm_start:
+        known = study.user_attrs.get("warm_started")  # then the source need not be there any more
+        if known is None:
+            source, of_source = _open_source(sweep.warm_start)
+            known = warm_start(study, sweep, of_source, source)
+            study.set_user_attr("warm_started", known)
+        say(f"warm start: {known} trials of {sweep.warm_start}")
+
+
+def _open_source(name: str) -> tuple[SweepConfig, optuna.Study]:
+    """The sweep that a warm start takes trials from.
+
+    Raises:
+        InputError: if there is none of this name, or it has no study.
+    """
+    source = read_sweep(name)
+    return source, open_study(source, storage_url(source))
+
+
+def _open_tracker(sweep: SweepConfig, cache: FeatureCache) -> Tracker:
+    client = open_client(tracking_uri(sweep))
+    artifacts = None if sweep.tracking_uri else (home() / "mlartifacts").as_uri()
+    experiment = open_experiment(client, sweep.experiment, artifacts)
+    tags = {
+        **hash_tags(cache.meta),
+        "code_version": code_version(),
+        "objectives": ", ".join(f"{m} {d}" for m, d in sweep.objectives.items()),
+        "sampler": sweep.sampler,
+        "sampler_seed": str(sweep.sampler_seed),
+        **seed_tags(sweep.base_config()),
+    }
+    return Tracker(client, experiment, sweep.name, tags)
+
+
+def _record_baseline(session: Session) -> None:
+    """The performer's own metrics and the controls, measured once."""
+    rows = session.study.user_attrs.get("baseline")
+    if rows is None:
+        from paraphrase.core.measure.evaluation import baseline
+
+        rows = baseline(session.cache)
+        session.study.set_user_attr("baseline", rows)
+    sweep = to_mapping(session.sweep)
+    params = flatten(sweep.pop("base")) | {f"sweep.{k}": v for k, v in flatten(sweep).items() if k != "trials"}
+    metrics = {f"{row}/{metric}": value for row, values in rows.items() for metric, value in values.items()}
+    session.tracker.log_parent(metrics, params)
+    session.tracker.log_artifact(sweep_folder(session.sweep.name) / "sweep.yaml")
+
+
+def _run_trials(session: Session) -> None:
+    quiet_ray()
+    from ray import tune
+
+    from paraphrase.sweep.driver.searcher import StudySearcher, drop_leftovers, recorded_rungs
+    from paraphrase.sweep.driver.watch import Watch
+    from paraphrase.sweep.workers.batches import trials_per_batch
+    from paraphrase.sweep.workers.trainable import ExplainerTrial
+
+    sweep, study = session.sweep, session.study
+    progress = _progress(session)
+    scheduler = None
+    if sweep.early_stopping:
+        from paraphrase.sweep.driver.scheduler import ResumableASHA
+
+        scheduler = ResumableASHA(sweep.early_stopping, _most_epochs(sweep), recorded_rungs(study))
+    drop_leftovers(study, sweep.name)
+    scratch = sweep_folder(sweep.name) / "ray"
+    shutil.rmtree(scratch, ignore_errors=True)
+    with cluster(sweep.resources) as available, _sigterm_like_sigint():
+        at_once = concurrency(sweep.resources, available, budget(sweep))
+        gpus = gpus_of_trial(sweep.resources, available)
+        batch = trials_per_batch(study, sweep, gpus, at_once)
+        searcher = StudySearcher(study, sweep, session.tracker, progress, at_once, batch)
+        try:
+            tune.run(
+                ExplainerTrial,
+                name="tune",
+                search_alg=searcher,
+                scheduler=scheduler,
+                num_samples=-1,
+                storage_path=str(scratch),
+                resources_per_trial={"cpu": sweep.resources.cpus_per_trial, "gpu": gpus},
+                max_failures=sweep.max_retries,
+                reuse_actors=True,
+                raise_on_failed_trial=False,
+                verbose=0,
+                callbacks=[Watch(searcher, progress, session.tracker, session.save_seconds)],
+                trial_name_creator=lambda trial: f"{trial.config['number']:03d}",
+                trial_dirname_creator=lambda trial: f"{trial.config['number']:03d}_{trial.trial_id}",
+            )
+        finally:
+            progress.close()
+            session.tracker.flush()
+    shutil.rmtree(scratch, ignore_errors=True)
+    if searcher.failure:
+        raise searcher.failure
+
+
+@contextmanager
+def _sigterm_like_sigint() -> Iterator[None]:
+    """Let SIGTERM end the sweep as Ctrl-C does, which Ray Tune turns into an orderly end."""
+    if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _most_epochs(sweep: SweepConfig) -> int:
+    dimension = sweep.space.get("train.epochs")
+    if dimension is None:
+        return sweep.base_config().train.epochs
+    return int(max(dimension.choices) if dimension.choices else dimension.high or 1)
+
+
+def _progress(session: Session) -> Progress:
+    sweep, finished = session.sweep, finished_trials(session.study)
+    states: dict[str, int] = {}
+    best: dict[str, float | None] = {metric: None for metric in sweep.objectives}
+    for trial in finished:
+        states[STATE_NAMES[trial.state]] = states.get(STATE_NAMES[trial.state], 0) + 1
+        if trial.state == optuna.trial.TrialState.COMPLETE:
+            for (metric, direction), value in zip(sweep.objectives.items(), trial.values, strict=True):
+                choose = min if direction == "minimize" else max
+                known = best[metric]
+                best[metric] = value if known is None else choose(known, value)
+    return Progress(budget(sweep), states, best, sweep.objectives, _most_epochs(sweep))
+
+
+def _logging_share(session: Session) -> float:
+    """Share of this session's time that was spent writing to MLflow while trials ran."""
+    return session.tracker.seconds / max(time.monotonic() - session.begin, 1e-9)
+
+
+def _finish(session: Session) -> None:
+    """Figures, filter pages and the report, once for every budget."""
+    share, ended = _logging_share(session), len(finished_trials(session.study))
+    if session.study.user_attrs.get("reported") == ended:
+        session.tracker.end("FINISHED")
+        say(f"sweep {session.sweep.name}: finished already; `--trials N` raises its budget")
+    else:
+        with waiting("drawing the report"):
+            from paraphrase.sweep.report.write import write_report
+
+            write_report(session.sweep, session.study, session.tracker, session.cache)
+        session.save_seconds()
+        session.tracker.end("FINISHED", share)
+        session.study.set_user_attr("reported", ended)
+    if not complete_trials(session.study):
+        say(f"sweep {session.sweep.name}: no trial is complete: {why_none_is_complete(session.study)}")
+
+
+def delete_sweep(name: str) -> None:
+    """Delete a sweep: its study, its folder and its MLflow runs.
+
+    Raises:
+        InputError: if there is none of that name, or it is being run.
+    """
+    sweep = read_sweep(name)
+    with locked(name):
+        if study_exists(storage_url(sweep), name):
+            optuna.delete_study(study_name=name, storage=open_storage(storage_url(sweep)))
+        try:
+            delete_runs(tracking_uri(sweep), sweep.experiment, name)
+        except InputError as error:
+            say(f"sweep {name}: its runs were not deleted: {error}")
+        shutil.rmtree(sweep_folder(name))

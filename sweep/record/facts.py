@@ -1,0 +1,93 @@
+"""What a report says of the software and the machine: nothing that names a user, a host or a folder."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from paraphrase.core.home import home
+
+PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "scipy", "numpy")
+
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def facts() -> dict[str, Any]:
+    """`time`, `versions` and `hardware` of this process: the driver's, as workers may run on other machines."""
+    return {"time": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "versions": versions(), "hardware": hardware()}
+
+
+def versions() -> dict[str, str]:
+    """Versions of this code, of Python and of the packages that results depend on."""
+    found = {"paraphrase": _version("paraphrase"), "code": code_version(), "python": platform.python_version()}
+    return found | {name: _version(name) for name in PACKAGES}
+
+
+def code_version() -> str:
+    """`git describe` of this code, or the installed version."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--tags"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        found = None
+    if found and found.returncode == 0:
+        return found.stdout.strip()
+    return _version("paraphrase")
+
+
+def hardware() -> dict[str, str]:
+    """Platform, processor, cores that this process may use, memory, and the GPUs that torch sees."""
+    import torch
+
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return {
+        "platform": f"{platform.system()} {platform.release()} on {platform.machine()}",
+        "processor": processor(),
+        "cores usable": str(cores()),
+        "memory": memory(),
+        "GPUs": ", ".join(f"{g.name} ({g.total_memory / 2**30:.0f} GiB)" for g in gpus) or "none",
+    }
+
+
+def processor(cpuinfo: Path = CPUINFO) -> str:
+    """The processor's model where Linux tells it, else what Python knows."""
+    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(filter(None, models), "") or platform.processor() or platform.machine() or "unknown"
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory() -> str:
+    """Main memory of the machine."""
+    try:
+        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
+    except (ValueError, OSError):
+        return "unknown"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def without_places(text: str) -> str:
+    """A text in which the home folders have no names of their own, and addresses no passwords."""
+    for folder, name in ((home(), "$PARAPHRASE_HOME"), (Path.home(), "~")):
+        if folder != Path(folder.anchor):
+            text = re.sub(rf"{re.escape(str(folder))}(?![\w.-])", name, text)
+    return re.sub(r"://[^\s/@]+@", "://…@", text)

@@ -1,0 +1,306 @@
+"""The record in MLflow: one parent run a sweep, one child run a trial, written by the driver alone, each value once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paraphrase.core.errors import InputError
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+    from paraphrase.core.config import Config
+
+PARENT_TAG = "mlflow.parentRunId"
+FLUSH_SECONDS = 2.0
+STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+
+
+def quiet_mlflow() -> None:
+    """No telemetry and no log lines of MLflow, alembic and git on the screen."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for name in ("mlflow", "alembic", "alembic.runtime.migration"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="mlflow.*")
+
+
+def open_client(uri: str) -> MlflowClient:
+    """A client of the tracking store at `uri`, whose tables exist afterwards.
+
+    Raises:
+        InputError: if the store cannot be opened.
+    """
+    quiet_mlflow()
+    from mlflow.tracking import MlflowClient
+
+    quiet_mlflow()  # importing mlflow sets its loggers up
+    try:
+        if uri.startswith("sqlite:///"):
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"tracking_uri: {uri} cannot be opened: {first}") from None
+    return client
+
+
+def open_experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    """The id of an experiment, made if it is not there."""
+    found = client.get_experiment_by_name(name)
+    if found is None:  # the tag has MLflow's pages show runs and charts, not those for language models
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return str(client.create_experiment(name, artifact_location=artifacts, tags=tags))
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+class Tracker:
+    """Writes one sweep. Whatever was written before, by this process or a killed one, is found and not written again.
+
+    Args:
+        client, experiment: where to write.
+        study: name of the sweep; with the trial's number it identifies a run.
+        tags: tags of every run.
+    """
+
+    def __init__(self, client: MlflowClient, experiment: str, study: str, tags: Mapping[str, str]) -> None:
+        self.client, self.experiment, self.study, self.tags = client, experiment, study, dict(tags)
+        self.seconds = 0.0
+        self._runs: dict[int, str] = {}
+        self._fresh: set[str] = set()  # runs that this process made, so that nothing can be in them yet
+        self._logged: dict[str, dict[str, set[int]]] = {}
+        self._waiting: dict[str, list[Any]] = {}
+        self._flushed = time.monotonic()
+        with self._timed():
+            self.parent = self._find_or_create({"kind": "sweep"}, study)
+            self._reopen(self.parent)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Adds up the time that logging takes."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - begin
+
+    def _find(self, tags: Mapping[str, str]) -> Run | None:
+        wanted = {"study": self.study, **tags}
+        query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in wanted.items())
+        found = self.client.search_runs([self.experiment], query, max_results=1, order_by=["attributes.start_time ASC"])
+        return found[0] if found else None
+
+    def _find_or_create(self, tags: Mapping[str, str], name: str) -> str:
+        """The run with these tags. It is looked for by its tags, since a killed driver may have made it already."""
+        run = self._find(tags) or self.client.create_run(
+            self.experiment, run_name=name, tags={**self.tags, "study": self.study, **tags}
+        )
+        return str(run.info.run_id)
+
+    def _reopen(self, run: str) -> None:
+        if self.client.get_run(run).info.status != "RUNNING":
+            self.client.update_run(run, status="RUNNING")
+
+    def start_trial(self, number: int, name: str, params: Mapping[str, Any], more_tags: Mapping[str, str] | None = None) -> str:
+        """The run of a trial, with its parameters and tags; found again if it exists."""
+        with self._timed():
+            tags = {"kind": "trial", "trial_number": str(number), PARENT_TAG: self.parent}
+            found = self._find({"kind": "trial", "trial_number": str(number)})
+            if found is None:
+                run = str(
+                    self.client.create_run(
+                        self.experiment,
+                        run_name=name,
+                        tags={**self.tags, **(more_tags or {}), "study": self.study, "trial_state": "running", **tags},
+                    ).info.run_id
+                )
+                self._fresh.add(run)
+                present: Mapping[str, str] = {}
+            else:
+                run, present = str(found.info.run_id), found.data.params
+                self._reopen(run)
+            self._log_params(run, {k: v for k, v in params.items() if k not in present})
+            self._runs[number] = run
+            return run
+
+    def _log_params(self, run: str, params: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        entries = [Param(_key(k), str(v)[:6000]) for k, v in params.items()]
+        for i in range(0, len(entries), 100):
+            self.client.log_batch(run, params=entries[i : i + 100])
+
+    def _steps(self, run: str, key: str) -> set[int]:
+        """The steps of a metric that are in the store already."""
+        known = self._logged.setdefault(run, {})
+        if key not in known:
+            history = [] if run in self._fresh else self.client.get_metric_history(run, _key(key))
+            known[key] = {m.step for m in history}
+        return known[key]
+
+    def log(self, number: int, history: Iterable[Mapping[str, Any]]) -> None:
+        """Note the metrics of epochs; what is in the store already is left out. They are written in batches.
+
+        Args:
+            history: entries with `epoch`, `timestamp` (ms) and metrics; entries that are not numbers are left out.
+        """
+        run = self._runs[number]
+        with self._timed():
+            for entry in history:
+                self._note(run, entry, int(entry["epoch"]), int(entry["timestamp"]))
+        self.flush_if_due(FLUSH_SECONDS)
+
+    def _note(self, run: str, metrics: Mapping[str, Any], step: int, timestamp: int) -> None:
+        from mlflow.entities import Metric
+
+        for key, value in metrics.items():
+            if key in ("epoch", "timestamp") or isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            steps = self._steps(run, key)
+            if step not in steps:
+                steps.add(step)
+                self._waiting.setdefault(run, []).append(Metric(_key(key), float(value), timestamp, step))
+
+    def flush_if_due(self, seconds: float) -> None:
+        """Write what is waiting if nothing was written for so long."""
+        if self._waiting and time.monotonic() - self._flushed > seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting."""
+        with self._timed():
+            for run, metrics in self._waiting.items():
+                for i in range(0, len(metrics), 1000):
+                    self.client.log_batch(run, metrics=metrics[i : i + 1000])
+            self._waiting.clear()
+        self._flushed = time.monotonic()
+
+    def end_trial(self, number: int, state: str, reason: str | None, artifacts: Sequence[Path], end: int | None) -> None:
+        """Write the end of a trial: waiting metrics, artifacts, tags, and last the run's status.
+
+        Args:
+            state: complete, pruned or failed.
+            reason: why it ended so, if not complete.
+            artifacts: files and folders.
+            end: when its training ended, in ms.
+        """
+        self.flush()
+        run = self._runs[number]
+        with self._timed():
+            for path in artifacts:
+                self.log_artifact(path, number)
+            self.client.set_tag(run, "trial_state", state)
+            if reason:
+                self.client.set_tag(run, "reason", reason[:5000])
+            self.client.set_terminated(run, status=STATUS[state], end_time=end)
+
+    def mark_front(self, number: int) -> None:
+        """Tag a trial's run as Pareto-optimal."""
+        self.client.set_tag(self._run_of(number), "pareto", "true")
+
+    def log_artifact(self, path: Path, number: int | None = None) -> None:
+        """Copy a file or folder (under its own name) to a trial's run, or the parent's."""
+        run = self.parent if number is None else self._run_of(number)
+        if path.is_dir():
+            self.client.log_artifacts(run, str(path), artifact_path=path.name)
+        elif path.exists():
+            self.client.log_artifact(run, str(path))
+
+    def _run_of(self, number: int) -> str:
+        if number not in self._runs:
+            found = self._find({"kind": "trial", "trial_number": str(number)})
+            assert found is not None, f"trial {number} has no run"
+            self._runs[number] = str(found.info.run_id)
+        return self._runs[number]
+
+    def log_parent(self, metrics: Mapping[str, Any] | None = None, params: Mapping[str, Any] | None = None) -> None:
+        """Write metrics (once each, at step 0) and parameters of the parent run."""
+        with self._timed():
+            if params:
+                present = self.client.get_run(self.parent).data.params
+                self._log_params(self.parent, {k: v for k, v in params.items() if k not in present})
+            self._note(self.parent, metrics or {}, 0, int(time.time() * 1000))
+            self.flush()
+
+    def end(self, status: str, logging_share: float | None = None) -> None:
+        """End the parent run: FINISHED when the budget is spent, KILLED after an interruption."""
+        self.flush()
+        if logging_share is not None:
+            sessions = len(self.client.get_metric_history(self.parent, "logging_share"))
+            self.client.log_metric(self.parent, "logging_share", logging_share, step=sessions)
+        self.client.set_terminated(self.parent, status=status)
+
+
+def hash_tags(meta: Mapping[str, Any]) -> dict[str, str]:
+    """Tags that say what a feature cache was built from."""
+    return {
+        "data_hash": meta["dataset_fingerprint"],
+        "performer_hash": meta["performer_fingerprint"],
+        "cache_key": meta["key"],
+    }
+
+
+def seed_tags(config: Config) -> dict[str, str]:
+    """The seeds that a run, or a sweep's base, has."""
+    data, performer, train = config.data.seed, config.performer.fit.seed, config.train.seed
+    return {"seeds": f"data {data}, performer {performer}, train {train}"}
+
+
+SHARED_VIEW = "mlflow.sharedViewState."
+"""Prefix of the experiment tags in which MLflow's pages keep views that are shared by a link."""
+
+
+def share_grouped_view(uri: str, experiment: str, study: str, tag: str) -> None:
+    """Keep a view of MLflow's table and charts that shows a study's trials, grouped by a tag: means instead of single runs.
+
+    MLflow adds the parent run to what was searched for; its rows, `performer/...` and the controls, are left out of the charts.
+    """
+    client = open_client(uri)
+    found = client.get_experiment_by_name(experiment)
+    if found is not None:
+        view = {
+            "searchFilter": f"tags.study = '{study}' and tags.kind = 'trial'",
+            "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": tag}]},
+            "chartsSearchFilter": "^[^/]+$",
+        }
+        client.set_experiment_tag(found.experiment_id, SHARED_VIEW + study, json.dumps(view))
+
+
+def log_to_parent(uri: str, experiment: str, study: str, files: Iterable[Path]) -> None:
+    """Copy files to the parent run of a finished sweep."""
+    client = open_client(uri)
+    found = client.get_experiment_by_name(experiment)
+    runs = client.search_runs([found.experiment_id], f"tags.study = '{study}' and tags.kind = 'sweep'") if found else []
+    for file in files if runs else []:
+        client.log_artifact(runs[0].info.run_id, str(file))
+
+
+def delete_runs(uri: str, experiment: str, study: str) -> None:
+    """Delete all runs of a sweep.
+
+    Raises:
+        InputError: if the store cannot be opened.
+    """
+    client = open_client(uri)
+    found = client.get_experiment_by_name(experiment)
+    while found and (runs := client.search_runs([found.experiment_id], f"tags.study = '{study}'")):
+        for run in runs:
+            client.delete_run(run.info.run_id)
+
+
+def _key(key: str) -> str:
+    """A metric or parameter name with the characters that MLflow takes."""
+    return "".join(c if c.isalnum() or c in "_-. /" else "_" for c in key)

@@ -1,0 +1,214 @@
+"""Figures of a sweep, each as HTML that works offline and as PNG."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import TrialState
+
+from paraphrase.core.pictures.drawing import pyplot, save
+from paraphrase.sweep.settings.space import short_names
+
+LEAST_TRIALS = 4
+"""Fewer complete trials than this say nothing of what a hyperparameter is worth."""
+
+ALL, FRONT, PERFORMER = "#9aa0a6", "#d1495b", "#30638e"
+
+
+def plain_copy(study: optuna.Study, trials: list[optuna.trial.FrozenTrial]) -> optuna.Study:
+    """The complete ones of these trials in memory, with short parameter names, for drawing."""
+    copy = optuna.create_study(directions=study.directions)
+    copy.set_metric_names(study.metric_names or [])
+    complete = [t for t in trials if t.state == TrialState.COMPLETE]
+    names = short_names(sorted({path for t in complete for path in t.params}))
+    for trial in complete:
+        copy.add_trial(
+            optuna.trial.create_trial(
+                params={names[k]: v for k, v in trial.params.items()},
+                distributions={names[k]: d for k, d in trial.distributions.items()},
+                values=trial.values,
+                user_attrs={"number": trial.number},
+            )
+        )
+    return copy
+
+
+def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
+    """PED-ANOVA importances: objective -> hyperparameter -> share, largest first; empty with too few trials.
+
+    The importance is of reaching the best tenth of an objective. The evaluator takes low for good whatever the study's
+    direction, so maximised objectives are negated.
+    """
+    complete = [t for t in study.trials if t.state == TrialState.COMPLETE]
+    if len(complete) < LEAST_TRIALS:
+        return {}
+    shares: dict[str, dict[str, float]] = {}
+    for i, metric in enumerate(study.metric_names or []):
+        sign = -1.0 if study.directions[i] == optuna.study.StudyDirection.MAXIMIZE else 1.0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            shares[metric] = get_param_importances(
+                study,
+                evaluator=PedAnovaImportanceEvaluator(target_quantile=max(0.1, 2 / len(complete))),
+                target=_value_of(i, sign),
+            )
+    return shares
+
+
+def draw_figures(study: optuna.Study, front: set[int], performer: Mapping[str, float], folder: Path) -> list[Path]:
+    """Draw everything into a folder; returns the files.
+
+    Args:
+        study: from `plain_copy`.
+        front: numbers of the Pareto-optimal trials.
+        performer: its metrics, drawn as a line where it has the objective's.
+    """
+    pyplot()  # before optuna, which would look for a screen
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    folder.mkdir(parents=True, exist_ok=True)
+    shares = importances(study)
+    files = _draw_pareto(study, front, performer, folder)
+    kinds = ["optimization_history", "slice", "parallel_coordinate"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for kind in kinds:
+            files += _draw_by_objective(study, kind, folder)
+    if shares:
+        files += _draw_importances(shares, folder)
+    return files
+
+
+def _write_html(figures: list[Any], file: Path) -> Path:
+    """One page with several plotly figures, and plotly itself in it once."""
+    parts = [f.to_html(full_html=False, include_plotlyjs=i == 0) for i, f in enumerate(figures)]
+    file.write_text(f"<html><head><meta charset='utf-8'></head><body>{''.join(parts)}</body></html>", encoding="utf-8")
+    return file
+
+
+def _draw_by_objective(study: optuna.Study, kind: str, folder: Path) -> list[Path]:
+    import optuna.visualization as interactive
+    import optuna.visualization.matplotlib as still
+
+    plt = pyplot()
+    figures: list[Any] = []
+    files: list[Path] = []
+    for i, metric in enumerate(study.metric_names or []):
+        alone = _one_objective(study, i)
+        figures.append(getattr(interactive, f"plot_{kind}")(alone, target_name=metric))
+        with plt.rc_context():  # optuna sets a style of its own
+            getattr(still, f"plot_{kind}")(alone, target_name=metric)
+            figure = plt.gcf()
+            if kind != "slice":
+                figure.set_size_inches(9, 5)
+            _plain_ticks(figure)
+            files.append(folder / f"{kind}_{metric}.png")
+            save(figure, files[-1], bbox_inches="tight")
+    return [_write_html(figures, folder / f"{kind}.html"), *files]
+
+
+def _one_objective(study: optuna.Study, index: int) -> optuna.Study:
+    """A study of one objective alone, so that Optuna's plots know which direction is better."""
+    alone = optuna.create_study(direction=study.directions[index])
+    for trial in study.trials:
+        alone.add_trial(
+            optuna.trial.create_trial(
+                params=trial.params, distributions=trial.distributions, value=trial.values[index], user_attrs=trial.user_attrs
+            )
+        )
+    return alone
+
+
+def _plain_ticks(figure: Any) -> None:
+    """Few and plain numbers on logarithmic axes, where matplotlib writes powers of ten over each other."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "log":
+                low, high = sorted(axis.get_view_interval())
+                axis.set_major_locator(MaxNLocator(4) if high < 10 * low else LogLocator(numticks=5))
+                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                axis.set_minor_formatter(NullFormatter())
+
+
+def _value_of(index: int, sign: float = 1.0) -> Callable[[optuna.trial.FrozenTrial], float]:
+    return lambda trial: sign * trial.values[index]
+
+
+def _draw_importances(shares: Mapping[str, Mapping[str, float]], folder: Path) -> list[Path]:
+    import plotly.graph_objects as go
+
+    plt = pyplot()
+    names = sorted({n for s in shares.values() for n in s}, key=lambda n: sum(s.get(n, 0) for s in shares.values()))
+    title = "What each hyperparameter is worth (PED-ANOVA)"
+    figure = go.Figure(layout={"title": title, "barmode": "group", "xaxis": {"title": "importance"}})
+    for metric, share in shares.items():
+        figure.add_bar(name=metric, y=names, x=[share.get(n, 0) for n in names], orientation="h")
+    still, axes = plt.subplots(figsize=(8, 1.5 + 0.45 * len(names)))
+    height = 0.8 / len(shares)
+    for i, (metric, share) in enumerate(shares.items()):
+        axes.barh([j + i * height for j in range(len(names))], [share.get(n, 0) for n in names], height, label=metric)
+    axes.set_yticks([j + 0.4 - height / 2 for j in range(len(names))], names)
+    axes.set(title=title, xlabel="importance")
+    axes.legend()
+    save(still, folder / "importance.png", bbox_inches="tight")
+    return [_write_html([figure], folder / "importance.html"), folder / "importance.png"]
+
+
+def _draw_pareto(study: optuna.Study, front: set[int], performer: Mapping[str, float], folder: Path) -> list[Path]:
+    """Every pair of objectives: all complete trials, the front, and the performer's own value."""
+    from plotly.subplots import make_subplots
+
+    plt = pyplot()
+    metrics = list(study.metric_names or [])
+    trials = study.trials
+    groups = [("other trials", ALL, False), ("front", FRONT, True)]
+    pairs = list(itertools.combinations(range(len(metrics)), 2)) or [(0, 0)]
+    figure = make_subplots(1, len(pairs), horizontal_spacing=0.08)
+    still, grid = plt.subplots(1, len(pairs), figsize=(5.2 * len(pairs), 4.4), squeeze=False)
+    for column, (i, j) in enumerate(pairs, 1):
+        axes = grid[0][column - 1]
+        for label, colour, on_front in groups:
+            some = [t for t in trials if (t.user_attrs["number"] in front) == on_front]
+            x, y = [t.values[i] for t in some], [t.values[j] for t in some]
+            hover = [_describe(t) for t in some]
+            style: dict[str, Any] = {"color": colour, "size": 10 if on_front else 7}
+            figure.add_scatter(
+                x=x, y=y, mode="markers", marker=style, text=hover, name=label, showlegend=column == 1, row=1, col=column
+            )
+            axes.scatter(x, y, c=colour, s=45 if on_front else 22, label=label, zorder=3)
+            for t in some if on_front else []:
+                place = (t.values[i], t.values[j])
+                axes.annotate(str(t.user_attrs["number"]), place, (4, 4), textcoords="offset points", fontsize=8)
+        for index, line, still_line in ((i, figure.add_vline, axes.axvline), (j, figure.add_hline, axes.axhline)):
+            if (value := performer.get(metrics[index])) is not None:
+                position = {"x" if index == i else "y": value}
+                line(**position, line_dash="dot", line_color=PERFORMER, row=1, col=column)
+                still_line(value, ls=":", c=PERFORMER, label="performer")
+        figure.update_xaxes(title=_title(study, i), row=1, col=column)
+        figure.update_yaxes(title=_title(study, j), row=1, col=column)
+        axes.set(xlabel=_title(study, i), ylabel=_title(study, j))
+    grid[0][0].legend(fontsize=8)
+    figure.update_layout(title="Pareto front", height=520)
+    still.tight_layout()
+    save(still, folder / "pareto_front.png")
+    return [_write_html([figure], folder / "pareto_front.html"), folder / "pareto_front.png"]
+
+
+def _title(study: optuna.Study, index: int) -> str:
+    direction = study.directions[index]
+    better = "higher is better" if direction == optuna.study.StudyDirection.MAXIMIZE else "lower is better"
+    return f"{(study.metric_names or [])[index].replace('_', ' ')} ({better})"
+
+
+def _describe(trial: optuna.trial.FrozenTrial) -> str:
+    """A trial's number and parameters as hover text."""
+    values = [f"{k} = {v:.4g}" if isinstance(v, float) else f"{k} = {v}" for k, v in trial.params.items()]
+    return "<br>".join([f"trial {trial.user_attrs['number']}", *values])

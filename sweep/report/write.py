@@ -1,0 +1,100 @@
+"""What is written once the budget is spent: figures, the front's filter pages, its table and the report, into MLflow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from paraphrase.core.errors import InputError
+from paraphrase.core.files import write_atomically
+from paraphrase.sweep.record.facts import facts
+from paraphrase.sweep.record.tracking import Tracker, log_to_parent
+from paraphrase.sweep.report.figures import draw_figures, importances, plain_copy
+from paraphrase.sweep.report.page import Section
+from paraphrase.sweep.report.sweep_page import arms_of, write_sweep_page
+from paraphrase.sweep.settings.config import SweepConfig
+from paraphrase.sweep.settings.folder import sweep_folder, tracking_uri, trial_folder
+from paraphrase.sweep.study.results import describe, export_csv, front_text, load
+from paraphrase.sweep.study.study import own_trials, pareto_trials
+
+if TYPE_CHECKING:
+    from paraphrase.core.features.cache import FeatureCache
+
+
+def write_report(sweep: SweepConfig, study: optuna.Study, tracker: Tracker, cache: FeatureCache) -> None:
+    """Draw and write everything that belongs to the sweep as a whole; nothing is doubled when it is done again."""
+    folder = sweep_folder(sweep.name) / "report"
+    front = pareto_trials(study, sweep.constraints)
+    for file in _draw(sweep, study, folder):
+        tracker.log_artifact(file)
+    for trial in front:
+        page = _filter_page(sweep, cache, trial)
+        tracker.log_artifact(page, trial.number)
+        tracker.mark_front(trial.number)
+    write_atomically(folder / "pareto.json", json.dumps(describe(sweep.name), indent=2))
+    write_atomically(folder / "trials.csv", export_csv(sweep.name))
+    write_atomically(folder / "pareto.txt", front_text(study, sweep) + "\n")
+    write_atomically(folder / "facts.json", json.dumps(facts(), indent=2))
+    write_sweep_page(sweep.name)
+    for name in ("pareto.json", "trials.csv", "pareto.txt", "facts.json", "curves.png", "report.html"):
+        tracker.log_artifact(folder / name)
+
+
+def _draw(sweep: SweepConfig, study: optuna.Study, folder: Path) -> list[Path]:
+    """Draw the figures of the trials that are complete, and write the importances; returns the files.
+
+    A grid of arms is no search: it has neither a front nor importances.
+    """
+    if arms_of(sweep):
+        return []
+    copy = plain_copy(study, own_trials(study))
+    if not copy.trials:
+        return []
+    front = {t.number for t in pareto_trials(study, sweep.constraints)}
+    files = draw_figures(copy, front, study.user_attrs.get("baseline", {}).get("performer", {}), folder)
+    write_atomically(folder / "importance.json", json.dumps(importances(copy), indent=2))
+    return [*files, folder / "importance.json"]
+
+
+def _filter_page(sweep: SweepConfig, cache: FeatureCache, trial: FrozenTrial) -> Path:
+    """The page of the trial's filters (figure 3 of the paper); drawn once."""
+    folder = trial_folder(sweep.name, trial.number)
+    page = folder / "filters.png"
+    if not page.exists():
+        from paraphrase.core.config import to_mapping
+        from paraphrase.core.pictures.filters_page import draw_filters
+        from paraphrase.sweep.settings.space import resolve
+
+        config = resolve(trial.params, sweep.space, to_mapping(sweep.base_config()))
+        draw_filters(config, cache, folder / "explainer", page)
+    return page
+
+
+def report_again(name: str, out: Path | None = None, more: Sequence[Section] = ()) -> Path:
+    """Draw and write the report of a sweep from its study, finished or not; returns the page.
+
+    Args:
+        out: the HTML file; None: the one in the sweep's folder, which is also logged to its parent run.
+        more: sections below the summary.
+
+    Raises:
+        InputError: if there is no such sweep or it has no study yet, or the file cannot be written.
+    """
+    sweep, study = load(name)
+    if study is None:
+        raise InputError(f"sweep {name}: has no trials yet; start it with `paraphrase sweep resume {name}`")
+    if out is not None and out.is_dir():
+        raise InputError(f"--out {out}: is a folder; name a file, for example {out / 'report.html'}")
+    try:
+        _draw(sweep, study, sweep_folder(name) / "report")
+        page = write_sweep_page(name, out, more)
+    except OSError as error:
+        raise InputError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
+    if out is None:
+        log_to_parent(tracking_uri(sweep), sweep.experiment, name, [page])
+    return page

@@ -1,0 +1,350 @@
+"""Real sweeps over real training, through the command line, with Ray."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from commands import PATIENCE, command, paraphrase, paraphrase_here
+from mlflow.tracking import MlflowClient
+from optuna.trial import TrialState
+
+from paraphrase.core.config import to_mapping
+from paraphrase.core.errors import InputError
+from paraphrase.sweep.driver.plan import _fits
+from paraphrase.sweep.driver.run import _warm_start
+from paraphrase.sweep.driver.searcher import BATCH, drop_leftovers
+from paraphrase.sweep.record.tracking import open_client
+from paraphrase.sweep.settings.config import load_sweep
+from paraphrase.sweep.settings.folder import checkpoint_folder, read_sweep, storage_url, sweep_folder, trial_folder, write_yaml
+from paraphrase.sweep.study.study import open_study
+from paraphrase.sweep.workers.batches import SECONDS_IN_BATCH, best_batch
+from paraphrase.sweep.workers.cluster import worker_settings
+from paraphrase.sweep.workers.trainable import ExplainerTrial
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+
+EPOCHS = 3
+DATA = {"data": {"train_images": 96, "test_images": 48}, "performer": {"fit": {"epochs": 3, "batch_size": 16}}}
+
+
+@pytest.fixture(scope="module")
+def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose data, performer and cache are made once for the whole module."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(autouse=True)
+def home(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PARAPHRASE_HOME", str(shared_home))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return shared_home
+
+
+def write(folder: Path, name: str, resources: dict[str, Any] | None = None, **changes: Any) -> Path:
+    """The file of a small sweep, one trial at a time: a worker takes longer to start than its trials to train."""
+    sweep = {
+        "base": DATA | {"train": {"epochs": EPOCHS, "batch_size": 32}, "explainer": {"interp_widths": [8]}},
+        "space": {"loss.eta": {"type": "float", "low": 0.3, "high": 3.0, "log": True}},
+        "trials": 4,
+        "resources": {"concurrency": 1} | (resources or {}),
+    } | changes
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(sweep))
+    return file
+
+
+def until(condition: Callable[[], Any], process: subprocess.Popen) -> Any:
+    """Wait until something holds while a process runs."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        assert process.poll() is None, "the driver ended too early"
+        time.sleep(0.05)
+    raise AssertionError("waited too long")
+
+
+def workers(parent: int) -> list[int]:
+    """Trials' worker processes below a driver."""
+    table = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout.splitlines()[1:]
+    rows = [(int(r.split()[0]), int(r.split()[1]), r.split(None, 2)[2]) for r in table]
+    below, found = {parent}, []
+    for _ in range(6):
+        below |= {pid for pid, ppid, _ in rows if ppid in below}
+    for pid, _, name in rows:
+        if pid in below and "ray::ExplainerTrial" in name:
+            found.append(pid)
+    return found
+
+
+def check_record(home: Path, name: str, trials: int, epochs: int = EPOCHS) -> dict[str, Any]:
+    """The record is whole: the budget's number of ended trials, one run each, every series without gap or double."""
+    shown = json.loads(paraphrase_here("sweep", "show", name, "--json").stdout)
+    states = shown["trials"]
+    assert states["complete"] + states["pruned"] + states["failed"] == trials
+    assert states["running"] == states["waiting"] == 0
+    client: MlflowClient = open_client(f"sqlite:///{home / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("paraphrase")
+    runs = client.search_runs([experiment.experiment_id], f"tags.study = '{name}'")
+    assert Counter(r.data.tags["kind"] for r in runs) == {"sweep": 1, "trial": trials}
+    numbers = sorted(int(r.data.tags["trial_number"]) for r in runs if r.data.tags["kind"] == "trial")
+    assert numbers == list(range(trials))
+    for run in runs:
+        if run.data.tags.get("trial_state") != "complete":
+            continue
+        for key in ("p", "reconstruction_error", "fidelity", "loss_filter", "seconds"):
+            steps = [m.step for m in client.get_metric_history(run.info.run_id, key)]
+            assert sorted(steps) == list(range(1, epochs + 1)), (run.info.run_name, key, steps)
+        assert {"config.yaml", "explainer"} <= {a.path for a in client.list_artifacts(run.info.run_id)}
+    parent = next(r for r in runs if r.data.tags["kind"] == "sweep")
+    assert parent.info.status == "FINISHED"
+    return shown
+
+
+def test_killed_driver_and_killed_worker_cost_nothing_but_time(home: Path, tmp_path: Path) -> None:
+    epochs = 12
+    base = DATA | {"train": {"epochs": epochs, "batch_size": 16}, "explainer": {"interp_widths": [8]}}
+    file = write(tmp_path, "killed", base=base, resources={"concurrency": 2})
+    trials = home / "sweeps" / "killed" / "trials"
+    arguments = ["sweep", "run", str(file)]
+    for _ in range(2):
+        driver = subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        before = {f: f.stat().st_mtime_ns for f in trials.glob("*/checkpoint/*.safetensors")}
+        until(
+            lambda before=before: any(
+                f.stat().st_mtime_ns != before.get(f) for f in trials.glob("*/checkpoint/checkpoint.safetensors")
+            ),
+            driver,
+        )
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        arguments = ["sweep", "resume", "killed"]
+    log = tmp_path / "log"
+    with log.open("w") as out:
+        driver = subprocess.Popen(command(*arguments), stdout=out, stderr=out)
+        os.kill(until(lambda: workers(driver.pid), driver)[0], signal.SIGKILL)
+        assert driver.wait(PATIENCE) == 0
+    assert "it goes on from its last finished epoch" in log.read_text()
+    shown = check_record(home, "killed", 4, epochs)
+    assert shown["trials"]["complete"] == 4 and shown["pareto"] and shown["seconds"] > 0
+    assert "location_instability" in shown["performer"]
+
+
+def test_failing_trials_end_as_failed_and_a_larger_budget_tops_up(home: Path, tmp_path: Path) -> None:
+    space = {"train.learning_rate": {"type": "categorical", "choices": [1e-3, 1e18]}}
+    file = write(tmp_path, "failing", space=space, trials=2, sampler="grid")
+    ran = paraphrase("sweep", "run", str(file))
+    assert ran.returncode == 0, ran.stderr
+    lines = ran.stdout.splitlines()
+    assert lines[2].startswith("performer") and lines[5].startswith("00")
+    shown = check_record(home, "failing", 2)
+    assert (shown["trials"]["complete"], shown["trials"]["failed"]) == (1, 1)
+    exported = paraphrase_here("sweep", "export", "failing").stdout
+    assert "the loss is not finite" in exported or "filters died" in exported
+    again = paraphrase_here("sweep", "run", str(file))
+    assert again.returncode == 2 and "exists already" in again.stderr
+    other = paraphrase_here("sweep", "run", str(file), "--resume", "base.train.epochs=9")
+    assert other.returncode == 2 and "was begun with base.train.epochs=3, which cannot become 9" in other.stderr
+    same = paraphrase_here("sweep", "run", str(file), "--resume", "resources.concurrency=2")
+    assert same.returncode == 0 and "finished already" in same.stderr
+
+
+def test_interrupted_sweep_says_how_to_go_on_and_takes_a_larger_budget(home: Path, tmp_path: Path) -> None:
+    file = write(tmp_path, "topped", trials=2)
+    driver = subprocess.Popen(command("sweep", "run", str(file)), stderr=subprocess.PIPE, text=True)
+    until(lambda: workers(driver.pid), driver)
+    driver.send_signal(signal.SIGINT)
+    _, errors = driver.communicate(timeout=PATIENCE)
+    assert driver.returncode == 130 and "paraphrase sweep resume topped" in errors
+    resumed = paraphrase("sweep", "resume", "topped", "--trials", "3")
+    assert resumed.returncode == 0, resumed.stderr
+    check_record(home, "topped", 3)
+    picked = json.loads(paraphrase_here("sweep", "pick", "topped", "--json").stdout)
+    assert (Path(picked["folder"]) / "config.yaml").exists()
+    assert paraphrase_here("sweep", "delete", "topped").returncode == 0
+    assert "sweep topped: not found" in paraphrase_here("sweep", "show", "topped").stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [("warm_start=nobody", "sweep nobody: not found"), ("tracking_uri=nowhere://x", "tracking_uri: nowhere")],
+)
+def test_what_cannot_be_opened_leaves_nothing_behind(home: Path, tmp_path: Path, change: str, message: str) -> None:
+    refused = paraphrase_here("sweep", "run", str(write(tmp_path, "unborn")), change)
+    assert refused.returncode == 2 and message in refused.stderr
+    assert not (home / "sweeps" / "unborn").exists()
+
+
+def test_a_warm_start_that_is_done_needs_its_source_no_more(home: Path, tmp_path: Path) -> None:
+    sweep = load_sweep(write(tmp_path, "warm"), ["warm_start=gone"])
+    study = open_study(sweep, storage_url(sweep), create=True)
+    with pytest.raises(InputError, match="sweep gone: not found"):
+        _warm_start(study, sweep)
+    study.set_user_attr("warm_started", 3)
+    _warm_start(study, sweep)
+
+
+def test_a_dry_run_counts_gpus_as_the_run_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = load_sweep(write(tmp_path, "dry", resources={"concurrency": None, "cpus_per_trial": 0.1}))
+    assert _fits(sweep) == 4  # its budget
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert _fits(sweep) == 1
+
+
+def test_a_sweep_whose_tracking_store_is_gone_can_be_deleted(home: Path, tmp_path: Path) -> None:
+    sweep = load_sweep(write(tmp_path, "orphan"), ["tracking_uri=nowhere://x"])
+    open_study(sweep, storage_url(sweep), create=True)
+    write_yaml(sweep_folder("orphan") / "sweep.yaml", sweep)
+    deleted = paraphrase_here("sweep", "delete", "orphan")
+    assert deleted.returncode == 0 and "its runs were not deleted: tracking_uri: nowhere" in deleted.stderr
+    assert not sweep_folder("orphan").exists()
+
+
+def test_a_worker_killed_in_its_first_save_begins_anew(home: Path, tmp_path: Path) -> None:
+    sweep = load_sweep(write(tmp_path, "half"), ["trials=1"])
+    folder = trial_folder("half", 0)
+    (folder / "checkpoint").mkdir(parents=True)
+    (folder / "checkpoint" / "checkpoint.1.part").write_bytes(b"half")
+    member = {"number": 0, "config": to_mapping(sweep.base_config()), "folder": str(folder)}
+    trial = ExplainerTrial({"number": 0, "members": [member], **worker_settings(sweep.resources)})
+    result = trial.step()
+    assert "ended" not in result and result["epoch"] == 1
+
+
+def test_what_a_killed_driver_left_of_ended_trials_is_deleted(home: Path, tmp_path: Path) -> None:
+    sweep = load_sweep(write(tmp_path, "left"))
+    study = open_study(sweep, storage_url(sweep), create=True)
+    trials = [study.ask() for _ in range(4)]
+    for trial in trials[1:3]:
+        trial.set_user_attr(BATCH, [1, 2])
+    for trial in trials[:2]:  # the first trial of the batch has ended, but its checkpoint holds the second one too
+        study.tell(trial, state=TrialState.FAIL)
+    for trial in trials:
+        checkpoint_folder("left", trial.number).mkdir(parents=True)
+    drop_leftovers(study, "left")
+    assert [checkpoint_folder("left", t.number).exists() for t in trials] == [False, True, True, True]
+
+
+def test_bad_data_leaves_nothing_behind(home: Path, tmp_path: Path) -> None:
+    file = write(tmp_path, "bad", base={"data": {"source": "cub", "path": str(tmp_path / "nowhere")}})
+    ran = paraphrase_here("sweep", "run", str(file))
+    assert ran.returncode == 2 and len(ran.stderr.strip().splitlines()) == 1
+    assert not (home / "sweeps" / "bad").exists()
+
+
+def arms_sweep(folder: Path, name: str, **resources: Any) -> Path:
+    """A grid of loss weights and seeds, of which those with one mask can share a batch."""
+    space = {
+        "loss.lambda_f": {"type": "categorical", "choices": [0.0, 3.0]},
+        "explainer.mask": {"type": "categorical", "choices": ["none", "peak"]},
+        "train.seed": {"type": "int", "low": 0, "high": 1},
+    }
+    return write(folder, name, space=space, sampler="grid", trials=8, resources=resources)
+
+
+def batches(name: str) -> set[tuple[int, ...]]:
+    """The batches in which the trials of a sweep were trained, each by its trials' numbers."""
+    sweep = read_sweep(name)
+    trials = open_study(sweep, storage_url(sweep)).get_trials(deepcopy=False)
+    return {tuple(t.user_attrs.get(BATCH, [t.number])) for t in trials}
+
+
+def metrics_by_params(name: str) -> dict[str, dict[str, float]]:
+    rows = csv.DictReader(paraphrase_here("sweep", "export", name).stdout.splitlines())
+    keys = ("loss.lambda_f", "explainer.mask", "train.seed")
+    wanted = ("location_instability", "p", "reconstruction_error", "fidelity", "mutual_information")
+    return {" ".join(row[k] for k in keys): {m: float(row[m]) for m in wanted} for row in rows}
+
+
+def test_trials_that_share_a_batch_end_as_trials_of_their_own(home: Path, tmp_path: Path) -> None:
+    for name, size in (("alone", 1), ("batched", 4)):
+        ran = paraphrase("sweep", "run", str(arms_sweep(tmp_path, name, trials_per_batch=size)))
+        assert ran.returncode == 0, ran.stderr
+        check_record(home, name, 8)
+    alone, batched = metrics_by_params("alone"), metrics_by_params("batched")
+    assert alone.keys() == batched.keys() and len(alone) == 8
+    for params, metrics in alone.items():
+        assert batched[params] == pytest.approx(metrics, rel=2e-2, abs=5e-3), params
+    assert Counter(map(len, batches("batched"))) == {4: 2}
+    assert not list((home / "sweeps" / "batched" / "trials").glob("*/checkpoint"))  # three times as large as what is kept
+
+
+def test_a_killed_driver_goes_on_with_its_batches(home: Path, tmp_path: Path) -> None:
+    file = arms_sweep(tmp_path, "batches", concurrency=2)
+    epochs = 12
+
+    def trained(size: int) -> bool:
+        """Whether a batch of this size has a checkpoint."""
+        trials = home / "sweeps" / "batches" / "trials"
+        begun = {int(f.parent.parent.name) for f in trials.glob("*/checkpoint/*.safetensors")}
+        return bool(begun) and any(len(batch) == size and batch[0] in begun for batch in batches("batches"))
+
+    arguments = ["run", str(file), f"base.train.epochs={epochs}"]
+    for size in (1, 4):
+        driver = subprocess.Popen(command("sweep", *arguments, f"resources.trials_per_batch={size}"), stderr=subprocess.DEVNULL)
+        until(lambda size=size: trained(size), driver)
+        driver.kill()
+        driver.wait()
+        arguments = ["resume", "batches"]
+    resumed = paraphrase("sweep", "resume", "batches")
+    assert resumed.returncode == 0, resumed.stderr
+    check_record(home, "batches", 8, epochs)
+    sizes = set(map(len, batches("batches")))
+    assert 1 in sizes and 4 in sizes  # what began alone went on alone
+
+
+def test_a_trial_that_cannot_go_on_does_not_take_its_batch_with_it(home: Path, tmp_path: Path) -> None:
+    space = {"loss.eta": {"type": "categorical", "choices": [0.3, 1e39, 1.0]}}
+    file = write(tmp_path, "one-bad", space=space, sampler="grid", trials=3, resources={"trials_per_batch": 3})
+    ran = paraphrase("sweep", "run", str(file))
+    assert ran.returncode == 0, ran.stderr
+    shown = check_record(home, "one-bad", 3)
+    assert shown["trials"]["complete"] == 2 and shown["trials"]["failed"] == 1
+
+
+def test_a_batch_whose_worker_died_too_often_is_tried_trial_by_trial(home: Path, tmp_path: Path) -> None:
+    epochs = 12
+    space = {"loss.eta": {"type": "categorical", "choices": [0.3, 0.6, 1.0]}}
+    file = write(tmp_path, "died", space=space, sampler="grid", trials=3, resources={"trials_per_batch": 3}, max_retries=0)
+    driver = subprocess.Popen(command("sweep", "run", str(file), f"base.train.epochs={epochs}"), stderr=subprocess.DEVNULL)
+    until(lambda: list((home / "sweeps" / "died" / "trials").glob("*/checkpoint/*.safetensors")), driver)
+    os.kill(until(lambda: workers(driver.pid), driver)[0], signal.SIGKILL)
+    assert driver.wait(PATIENCE) == 0
+    assert check_record(home, "died", 3, epochs)["trials"]["complete"] == 3
+    assert batches("died") == {(0,), (1,), (2,)}
+
+
+def test_batches_keep_to_the_budget(home: Path, tmp_path: Path) -> None:
+    start = [{"loss.eta": eta} for eta in (0.4, 0.5, 0.6, 0.7)]
+    file = write(tmp_path, "budget", start=start, trials=2, resources={"trials_per_batch": 8})
+    ran = paraphrase("sweep", "run", str(file))
+    assert ran.returncode == 0, ran.stderr
+    shown = json.loads(paraphrase_here("sweep", "show", "budget", "--json").stdout)["trials"]
+    assert shown["complete"] == 2 and shown["running"] == 0
+
+
+def test_where_a_cluster_has_gpus_the_size_of_a_batch_is_measured_once(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", json.dumps({"GPU": 1}))  # Ray places by it; torch trains on what there is
+    file = arms_sweep(tmp_path, "measured")
+    ran = paraphrase("sweep", "run", str(file))
+    assert ran.returncode == 0, ran.stderr
+    check_record(home, "measured", 8)
+    sweep = read_sweep("measured")
+    taken = open_study(sweep, storage_url(sweep)).user_attrs[SECONDS_IN_BATCH]
+    assert list(taken) == ["1", "2", "4", "8"] and all(0 < seconds < 60 for seconds in taken.values())
+    size = best_batch({int(size): seconds for size, seconds in taken.items()})
+    assert max(map(len, batches("measured"))) == min(size, 4)  # four have one mask
+    assert ("train as one batch" in ran.stderr) == (size > 1)

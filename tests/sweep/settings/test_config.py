@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from paraphrase.core.config import from_mapping, to_mapping
+from paraphrase.core.errors import InputError
+from paraphrase.core.measure.metrics import KEYS
+from paraphrase.sweep.settings.config import MEASURED, SweepConfig, drop_landmark_metrics, load_sweep
+
+ETA = {"type": "float", "low": 0.1, "high": 1.0}
+
+
+def test_what_core_measures_can_be_an_objective() -> None:
+    assert set(KEYS) < set(MEASURED)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"space": {"loss.etta": ETA}}, "space.loss.etta: loss.etta: unknown key; allowed are reconstruction, eta"),
+        ({"space": {"loss.eta": ETA | {"low": -1}}}, "space.loss.eta: loss.eta: -1.0 is out of range; must be >= 0"),
+        ({"space": {"loss.eta": ETA | {"low": 2}}}, "space.loss.eta.low: 2.0 is above high, 1.0"),
+        ({"space": {"loss.eta": {"type": "float", "low": 1}}}, "space.loss.eta.high: missing"),
+        ({"space": {"loss.eta": ETA | {"low": 0, "log": True}}}, "space.loss.eta.low: must be > 0"),
+        ({"space": {"loss.eta": ETA | {"sort": 1}}}, "space.loss.eta.sort: unknown key; allowed are type, low"),
+        ({"space": {"loss.eta": {"type": "categorical"}}}, "space.loss.eta.choices: at least one value"),
+        ({"space": {"explainer.mask": {"type": "categorical", "choices": ["peek"]}}}, "space.explainer.mask: explainer.mask"),
+        ({"space": {"explainer.interp_widths.2": ETA}}, "space.explainer.interp_widths.2: explainer.interp_widths.2: 2 is"),
+        ({"space": {"loss.eta": ETA | {"also": ["loss.zeta"]}}}, "space.loss.eta.also: loss.zeta: unknown key"),
+        ({"space": {"loss.eta": ETA | {"when": {"loss.zeta": 1}}}}, "space.loss.eta.when.loss.zeta: no such field"),
+        ({"start": [{"loss.eta": 1.0, "loss.kappa": 2}]}, "start.0.loss.kappa: is not in the space"),
+        ({"start": [{"loss.eta": 99}]}, "start.0.loss.eta: 99 is not a value that space.loss.eta allows"),
+        ({"space": {}}, "space: at least one field"),
+        ({"objectives": {"q": "maximize"}}, "objectives.q: unknown metric"),
+        ({"objectives": {"p": "up"}}, "objectives.p: expected one of minimize, maximize"),
+        ({"constraints": {"fidelity": {}}}, "constraints.fidelity: needs min or max"),
+        ({"constraints": {"fidelity": {"min": 2, "max": 1}}}, "constraints.fidelity: min 2.0 is above max 1.0"),
+        ({"trials": 0}, "trials: 0 is out of range; must be >= 1"),
+        ({"sampler": "best"}, "sampler: expected one of tpe, nsga2, gp, random, grid"),
+        ({"sampler": "grid", "space": {"loss.eta": ETA}}, "space.loss.eta: the grid sampler needs a step"),
+        ({"name": "../up"}, "name: '../up' must be"),
+        ({"base": {"loss": {"eta": -1}}}, "base.loss.eta: -1.0 is out of range"),
+        ({"early_stopping": {"metric": "p", "mode": "max", "grace_epochs": 9}}, "early_stopping.grace_epochs: must be at"),
+        ({"early_stopping": {"metric": "p"}}, "early_stopping.mode: missing"),
+        ({"resources": {"cpus_per_trial": 0}}, "resources.cpus_per_trial: 0.0 is out of range; must be > 0"),
+    ],
+)
+def test_bad_sweep_is_named_by_its_full_path(small: Callable[..., SweepConfig], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        small(**changes)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_conditions_in_a_circle_are_refused(small: Callable[..., SweepConfig]) -> None:
+    space = {
+        "loss.eta": ETA | {"when": {"loss.kappa": 1.0}},
+        "loss.kappa": ETA | {"when": {"loss.eta": 1.0}},
+    }
+    with pytest.raises(InputError, match="circle"):
+        small(space=space)
+
+
+def test_any_field_can_be_overridden(sweep_file: Callable[..., Path]) -> None:
+    sweep = load_sweep(
+        sweep_file(),
+        [
+            "trials=20",
+            "base.loss.eta=0.5",
+            "base.explainer.interp_widths.0=64",
+            "space.loss.eta.high=9",
+            "space.loss.lambda_f={type: float, low: 0, high: 1}",
+            "space.explainer.mask_beta=null",
+            "objectives.fidelity=maximize",
+            "constraints.fidelity.min=0.95",
+            "resources.cpus_per_trial=2",
+        ],
+        name="other",
+    )
+    base = sweep.base_config()
+    assert (sweep.name, sweep.trials, base.loss.eta, base.explainer.interp_widths) == ("other", 20, 0.5, [64, 0])
+    assert sweep.space["loss.eta"].high == 9 and sweep.space["loss.lambda_f"].high == 1
+    assert "explainer.mask_beta" not in sweep.space
+    assert sweep.objectives["fidelity"] == "maximize" and sweep.constraints["fidelity"].min == 0.95
+
+
+def test_override_of_an_unknown_part_of_the_space_is_refused(sweep_file: Callable[..., Path]) -> None:
+    with pytest.raises(InputError, match=r"space\.loss\.kappa\.high: unknown part of the space"):
+        load_sweep(sweep_file(), ["space.loss.kappa.high=3"])
+
+
+def test_base_can_be_a_file_beside_the_sweep(sweep_file: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("loss: {eta: 0.25}")
+    assert load_sweep(sweep_file(base="base.yaml")).base_config().loss.eta == 0.25
+
+
+def test_sweep_survives_yaml(small: Callable[..., SweepConfig]) -> None:
+    sweep = small(constraints={"fidelity": {"min": 0.9}}, early_stopping={"metric": "p", "mode": "max"})
+    assert from_mapping(SweepConfig, yaml.safe_load(yaml.safe_dump(to_mapping(sweep)))) == sweep
+
+
+def test_without_landmarks_the_rest_is_optimised(small: Callable[..., SweepConfig]) -> None:
+    sweep = small(constraints={"part_tracking": {"min": 0.5}, "fidelity": {"min": 0.9}})
+    assert drop_landmark_metrics(sweep) == ["location_instability", "part_tracking"]
+    assert list(sweep.objectives) == ["p", "reconstruction_error"] and list(sweep.constraints) == ["fidelity"]
+    with pytest.raises(InputError, match="no landmarks"):
+        drop_landmark_metrics(small(objectives={"part_coverage": "maximize"}))
+
+
+def test_the_sweeps_that_come_with_the_code_are_valid() -> None:
+    from paraphrase.sweep.settings.config import CONFIGS
+
+    files = sorted(CONFIGS.glob("*.yaml"))
+    assert files
+    for file in files:
+        assert load_sweep(file).trials >= 8
