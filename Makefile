@@ -1,5 +1,5 @@
 # `make sweep` and `make test` do all set-up themselves; a second call installs nothing.
-.PHONY: sweep test lint ui clean
+.PHONY: sweep test lint docs ui clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -23,17 +23,23 @@ lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# What is written from the code: the page of all fields and the JSON schemas that editors use.
+docs: .venv/.installed
+	$(BIN)/paraphrase fields --markdown > docs/fields.md
+	for kind in sweep config; do $(BIN)/paraphrase fields --schema $$kind > sweep/configs/$$kind.schema.json; done
 
 ui: .venv/.installed
 	$(BIN)/paraphrase ui
 
 clean:
-	rm -rf .venv .paraphrase build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .paraphrase build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 # Compiled on all cores, which pip does not; and for all, since some machines forbid Python to keep what it compiles itself.
 .venv/.installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -c "$$ROOM"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev]"
-	$(BIN)/python -m compileall -q -j 0 .venv/lib core sweep ablations
+	$(BIN)/python -m compileall -q -j 0 .venv/lib core sweep ablations paraphrase
 	touch $@

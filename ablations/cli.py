@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from paraphrase.core.cli import configuration
 from paraphrase.core.errors import InputError
+from paraphrase.core.terminal.commands import add_command
 from paraphrase.core.terminal.console import show_table, waiting
 from paraphrase.sweep.cli import INTERRUPTED
 
@@ -27,14 +28,27 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     _add_ablate(commands)
     _add_tables(commands)
     _add_compare(commands)
-    report = commands.add_parser("report", help="write the HTML report of a sweep or suite again, finished or not")
+    report = add_command(
+        commands,
+        "report",
+        "write the HTML report of a sweep or suite again, finished or not",
+        "report mine --out mine.html",
+    )
     report.add_argument("name")
     report.add_argument("--out", type=Path, help="HTML file (default: in the sweep's folder, and logged to its parent run)")
     report.set_defaults(run=_report)
 
 
 def _add_ablate(commands: argparse._SubParsersAction) -> None:
-    ablate = commands.add_parser("ablate", help="what each ingredient of an explainer is worth")
+    ablate = add_command(
+        commands,
+        "ablate",
+        "what each ingredient of an explainer is worth",
+        "ablate --list",
+        "ablate mine.yaml --ablations no_ordinary_track,no_filter_loss --seeds 8",
+        "ablate --from-sweep mine --trial best --name mine-parts",
+        "ablate --resume --name mine-parts",
+    )
     ablate.add_argument("config", nargs="?", help="YAML file of the base configuration; default: the menagerie")
     ablate.add_argument("overrides", nargs="*", metavar="path=value", help="fields on top, also resources.concurrency=2")
     ablate.add_argument("--ablations", default="", help="comma-separated; default: all; base: none")
@@ -152,7 +166,12 @@ def _refuse_changes(arguments: argparse.Namespace, settings: Mapping[str, Any], 
 
 
 def _add_tables(commands: argparse._SubParsersAction) -> None:
-    tables = commands.add_parser("tables", help="the paper's tables for what was run, with its own figures beside")
+    tables = add_command(
+        commands,
+        "tables",
+        "the paper's tables for what was run, with its own figures beside",
+        "tables ablations --format latex --out tables.tex",
+    )
     tables.add_argument("names", nargs="+", metavar="NAME", help="suites, or sweeps (then their knee trial)")
     tables.add_argument("--arm", default=BASE, help="arm of a suite (default: base)")
     tables.add_argument("--format", choices=FORMATS, default="text", help="default: text")
@@ -170,7 +189,7 @@ def _tables(arguments: argparse.Namespace) -> int:
 
 
 def _add_compare(commands: argparse._SubParsersAction) -> None:
-    compare = commands.add_parser("compare", help="filters of two runs of a suite on the same images")
+    compare = add_command(commands, "compare", "filters of two runs of a suite on the same images", "compare ablations 3 12")
     compare.add_argument("name", help="the suite")
     compare.add_argument("runs", nargs=2, type=int, metavar="NUMBER", help="numbers of two runs, as MLflow names them")
     compare.add_argument("--out", type=Path, help="PNG file (default: in the suite's report folder)")

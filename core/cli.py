@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paraphrase.core.errors import InputError
+from paraphrase.core.terminal.commands import add_command
 from paraphrase.core.terminal.console import show_table, waiting
 
 if TYPE_CHECKING:
@@ -19,12 +20,20 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the core commands to a parser; each sets `run`, a function of the arguments that returns the exit code."""
     performer = commands.add_parser("performer", help="fit the CNN that is to be explained")
     parts = performer.add_subparsers(required=True, metavar="ACTION")
-    fit = _configured(parts.add_parser("fit", help="fine-tune the performer on the data's categories"))
+    fit = _configured(
+        add_command(
+            parts,
+            "fit",
+            "fine-tune the performer on the data's categories, once; later runs find it again",
+            "performer fit mine.yaml",
+            "performer fit mine.yaml performer.arch=alexnet performer.fit.epochs=20",
+        )
+    )
     fit.set_defaults(run=_performer_fit)
 
     cache = commands.add_parser("cache", help="build, check, list and remove feature caches")
     parts = cache.add_subparsers(required=True, metavar="ACTION")
-    build = _configured(parts.add_parser("build", help="compute features and targets of every image, once"))
+    build = _configured(add_command(parts, "build", "compute features and targets of every image, once", "cache build mine.yaml"))
     build.set_defaults(run=_cache_build)
     verify = parts.add_parser("verify", help="compare every file of a cache with its checksum")
     verify.add_argument("key", nargs="?", help="cache key or its beginning; default: all caches")
@@ -34,15 +43,30 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     remove.add_argument("key", help="cache key or its beginning")
     remove.set_defaults(run=_cache_remove)
 
-    ends = "Exit code: 0; 1 if the run cannot go on (its loss is not finite, or all filters died); 2 for bad input."
-    train = _configured(commands.add_parser("train", help="train one explainer", epilog=ends))
+    train = _configured(
+        add_command(
+            commands,
+            "train",
+            "train one explainer",
+            "train                                   # the default, on drawn animals",
+            "train mine.yaml loss.eta=0.5 --out explainers/mine",
+            "train mine.yaml train.seed=1 --json",
+        )
+    )
+    train.epilog = f"{train.epilog}\n\nexit code: 0; 1 if the loss is not finite or all filters died; 2 for bad input"
     train.add_argument("--out", type=Path, help="folder of the explainer (default: under the home folder)")
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in the folder")
     train.add_argument("--wide", action="store_true", help="all columns of the table side by side")
     train.add_argument("--json", action="store_true", help="print the metrics as JSON")
     train.set_defaults(run=_train)
 
-    explain = commands.add_parser("explain", help="which parts a prediction came from: of a picture, or of the test split")
+    explain = add_command(
+        commands,
+        "explain",
+        "which parts a prediction came from: of a picture, or of the test split",
+        "explain --explainer explainers/mine     # averages, a page a category",
+        "explain bird.jpg --explainer explainers/mine --box 30,12,200,180",
+    )
     explain.add_argument("image", nargs="?", type=Path, help="picture to explain; default: averages over the test split")
     explain.add_argument("--explainer", type=Path, required=True, metavar="FOLDER", help="folder of a trained explainer")
     explain.add_argument("--box", metavar="X,Y,W,H", help="the object in the picture, in pixels as stored; default: all of it")

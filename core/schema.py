@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -157,11 +158,11 @@ class FieldText(NamedTuple):
     """A field of a configuration, described."""
 
     path: str
-    """Dotted path from the section."""
+    """Dotted path; a `*` stands for a name that the user chooses."""
     type: str
     """In the words of a YAML file."""
-    default: Any
-    """Plain data; `...` where the field must be given."""
+    default: str
+    """As YAML writes it; empty where the field must be given."""
     bounds: str
     """What its numbers keep to; may be empty."""
     text: str
@@ -172,14 +173,28 @@ def fields_of(cls: type, prefix: str = "") -> Iterator[FieldText]:
     """Every field of a section and of the sections in it, in order."""
     schema = json_schema(cls)
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-        node = schema["properties"][field.name]
-        info = cls.__pydantic_fields__[field.name]  # type: ignore[attr-defined]
-        if isinstance(info.annotation, type) and dataclasses.is_dataclass(info.annotation):
-            yield from fields_of(info.annotation, f"{prefix}{field.name}.")
-            continue
-        default = ... if info.is_required() else info.get_default(call_default_factory=True)
-        text = " ".join((info.description or "").split())
-        yield FieldText(prefix + field.name, describe(node, schema), default, describe_bounds(node, schema), text)
+        node, info = schema["properties"][field.name], cls.__pydantic_fields__[field.name]  # type: ignore[attr-defined]
+        path, inside = prefix + field.name, _section_in(info.annotation)
+        if inside is not info.annotation:
+            text = " ".join((info.description or "").split())
+            yield FieldText(path, describe(node, schema), _default(info), describe_bounds(node, schema), text)
+        if inside:
+            yield from fields_of(inside, f"{path}.*." if get_origin(info.annotation) is dict else f"{path}.")
+
+
+def _section_in(annotation: Any) -> type | None:
+    """The section that a field holds: itself, perhaps, or many by name."""
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            return kind
+    return None
+
+
+def _default(info: Any) -> str:
+    if info.is_required():
+        return ""
+    value = info.get_default(call_default_factory=True)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else json.dumps(value)
 
 
 def to_mapping(config: Any) -> dict[str, Any]:

@@ -5,10 +5,32 @@ from __future__ import annotations
 import argparse
 import sys
 
+import paraphrase
 from paraphrase.ablations import cli as ablations_cli
 from paraphrase.core import cli as core_cli
 from paraphrase.core.errors import InputError
+from paraphrase.core.terminal.commands import with_examples
 from paraphrase.sweep import cli as sweep_cli
+
+EXAMPLES = (
+    "sweep run menagerie               # a whole sweep on drawn animals",
+    "sweep run mine.yaml --dry-run     # what would run, and its cost",
+    'sweep pick mine --where "p>=0.9"  # one trial of the front',
+    "explain bird.jpg --explainer DIR  # which parts an answer came from",
+    "ablate --from-sweep mine          # what each ingredient is worth",
+    "fields loss                       # what can be written into mine.yaml",
+    "ui mine                           # MLflow's pages",
+)
+
+
+class _Version(argparse.Action):
+    """Prints the version when it is asked for, and not before: git takes its time."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        from paraphrase.sweep.record.facts import code_version
+
+        print(f"paraphrase {paraphrase.__version__} ({code_version()})")
+        parser.exit()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,10 +39,16 @@ def main(arguments: list[str] | None = None) -> int:
     Args:
         arguments: of the command line; None: the process's own.
     """
-    parser = argparse.ArgumentParser(prog="paraphrase", description="Explainer networks: sweeps and ablations.")
+    parser = argparse.ArgumentParser(
+        prog="paraphrase", description="Explainer networks: hyperparameter sweeps and ablations.", **with_examples(EXAMPLES)
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="the version, and that of this code")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for part in (core_cli, sweep_cli, ablations_cli):
         part.add_commands(commands)
+    if not (sys.argv[1:] if arguments is None else arguments):
+        parser.print_help()
+        return 0
     try:
         parsed = _parse(parser, arguments)
         return int(parsed.run(parsed))

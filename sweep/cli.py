@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paraphrase.core.errors import InputError
-from paraphrase.core.terminal.console import show_table, waiting
+from paraphrase.core.terminal.commands import add_command
+from paraphrase.core.terminal.console import show_fields, show_table, waiting
 
 if TYPE_CHECKING:
     from paraphrase.sweep.commands import Sweep
@@ -21,18 +22,54 @@ INTERRUPTED = 130
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `sweep` and `ui` to a parser; each sets `run`, a function of the arguments that returns the exit code."""
     _add_sweep(commands)
-    ui = commands.add_parser("ui", help="open MLflow's pages on this machine's loopback")
+    fields = add_command(
+        commands,
+        "fields",
+        "what can be written into YAML files and overrides",
+        "fields loss",
+        "fields resources",
+        "fields --schema sweep > sweep.schema.json",
+    )
+    fields.add_argument("prefix", nargs="?", default="", help="only fields that begin so: loss, base, train.epochs")
+    fields.add_argument("--schema", choices=("sweep", "config"), help="the JSON schema of such a file, for editors")
+    fields.add_argument("--markdown", action="store_true", help="all of it as a Markdown page")
+    fields.set_defaults(run=_fields)
+    ui = add_command(commands, "ui", "open MLflow's pages on this machine's loopback", "ui", "ui mine --port 5001 --no-browser")
     ui.add_argument("name", nargs="?", help="a sweep; default: the home folder's own tracking store")
     ui.add_argument("--port", type=int, default=5000, help="port; the next free one is taken (default: 5000)")
     ui.add_argument("--no-browser", action="store_true", help="only print the address")
     ui.set_defaults(run=_ui)
 
 
+def _fields(arguments: argparse.Namespace) -> int:
+    from paraphrase.sweep.settings.schema import KINDS, about, fields, markdown, schema_of
+
+    if arguments.schema:
+        print(json.dumps(schema_of(arguments.schema), indent=1))
+        return 0
+    if arguments.markdown:
+        print(markdown(), end="")
+        return 0
+    found = {kind: list(fields(kind, arguments.prefix)) for kind in KINDS}
+    if not any(found.values()):
+        raise InputError(f"{arguments.prefix}: no field begins so; `paraphrase fields` shows all")
+    show_fields({f"Of {KINDS[kind]}": [(f.path, about(f), f.text) for f in some] for kind, some in found.items() if some})
+    return 0
+
+
 def _add_sweep(commands: argparse._SubParsersAction) -> None:
     sweep = commands.add_parser("sweep", help="run, resume and read hyperparameter sweeps")
     parts = sweep.add_subparsers(required=True, metavar="ACTION")
 
-    run = parts.add_parser("run", help="start a new sweep")
+    run = add_command(
+        parts,
+        "run",
+        "start a new sweep",
+        "sweep run menagerie",
+        "sweep run mine.yaml --dry-run",
+        "sweep run mine.yaml --name second trials=60 base.train.epochs=30",
+        "sweep run mine.yaml --name third space.loss.eta.high=5",
+    )
     run.add_argument("file", help="YAML file, or the name of one that comes with the code: menagerie")
     run.add_argument("overrides", nargs="*", metavar="path=value", help="fields on top: trials=20 base.loss.eta=0.5")
     run.add_argument("--name", help="name of the sweep (default: the file's)")
@@ -42,7 +79,13 @@ def _add_sweep(commands: argparse._SubParsersAction) -> None:
     _tables_can_be_wide(run)
     run.set_defaults(run=_run)
 
-    resume = parts.add_parser("resume", help="go on with a sweep, to its budget or a larger one")
+    resume = add_command(
+        parts,
+        "resume",
+        "go on with a sweep, to its budget or a larger one",
+        "sweep resume mine",
+        "sweep resume mine --trials 80 resources.concurrency=4",
+    )
     resume.add_argument("name")
     resume.add_argument("--trials", type=int, help="new budget: number of trials that end")
     resume.add_argument("overrides", nargs="*", metavar="resources.field=value", help="other resources: resources.concurrency=4")
@@ -53,18 +96,24 @@ def _add_sweep(commands: argparse._SubParsersAction) -> None:
     listing.add_argument("--json", action="store_true", help="as JSON")
     listing.set_defaults(run=_list)
 
-    show = parts.add_parser("show", help="the Pareto front beside the performer")
+    show = add_command(parts, "show", "the Pareto front beside the performer", "sweep show mine", "sweep show mine --json")
     show.add_argument("name")
     show.add_argument("--json", action="store_true", help="as JSON")
     _tables_can_be_wide(show)
     show.set_defaults(run=_show)
 
-    export = parts.add_parser("export", help="CSV, one row a trial")
+    export = add_command(parts, "export", "CSV, one row a trial", "sweep export mine --out mine.csv")
     export.add_argument("name")
     export.add_argument("--out", type=Path, help="file (default: standard output)")
     export.set_defaults(run=_export)
 
-    pick = parts.add_parser("pick", help="one trial of the front, and how to train on with it")
+    pick = add_command(
+        parts,
+        "pick",
+        "one trial of the front, and how to train on with it: the knee, or the best that keeps the bounds",
+        "sweep pick mine",
+        'sweep pick mine --where "p>=0.9" --where "fidelity>=0.95"',
+    )
     pick.add_argument("name")
     pick.add_argument("--where", action="append", default=[], metavar="BOUND", help='e.g. "p>=0.9"; can be repeated')
     pick.add_argument("--json", action="store_true", help="as JSON")

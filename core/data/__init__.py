@@ -1,6 +1,6 @@
 """Images, labels, boxes and landmarks of every source, checked before anything is trained on them.
 
-A source is one function `load(config: DataConfig) -> Source` and one line in `SOURCES`. It returns all its records,
+A source is one module in `sources`, with a function `load(config: DataConfig) -> Source`. It returns all its records,
 with the label an index into its categories and the landmarks of all its parts; `Source` says what each field is. It
 need not decode an image, filter categories or merge landmarks: `load_dataset` does that for all sources alike.
 """
@@ -10,27 +10,26 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Callable, Sequence
+import pkgutil
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 from paraphrase.core.config import DataConfig
+from paraphrase.core.data import sources
 from paraphrase.core.data.checks import Checked, check_images, check_record
 from paraphrase.core.data.protocol import against_others, choose_categories, merge_landmarks, require_images
 from paraphrase.core.data.records import WHOLE_IMAGE, Dataset, Record, Source, crop
 from paraphrase.core.errors import InputError
 
-__all__ = ["SOURCES", "WHOLE_IMAGE", "Dataset", "Record", "Source", "crop", "load_dataset", "load_source"]
+__all__ = ["WHOLE_IMAGE", "Dataset", "Record", "Source", "crop", "load_dataset", "load_source"]
 
-SOURCES: dict[str, str | Callable[[DataConfig], Source]] = {
-    "menagerie": "paraphrase.core.data.menagerie:load_menagerie",
-    "cub": "paraphrase.core.data.cub:load_cub",
-    "imagefolder": "paraphrase.core.data.imagefolder:load_imagefolder",
-    "pascal_part": "paraphrase.core.data.pascal_part:load_pascal_part",
-    "coco_keypoints": "paraphrase.core.data.coco_keypoints:load_coco_keypoints",
-}
-"""The word in the configuration -> the loader, or `module:function`, which is imported when it is asked for."""
+
+def known_sources() -> list[str]:
+    """The words that `data.source` takes, the embedded one first."""
+    names = (module.name for module in pkgutil.iter_modules(sources.__path__))
+    return sorted(names, key=lambda name: (name != "menagerie", name))
 
 
 def load_source(config: DataConfig) -> Source:
@@ -39,13 +38,15 @@ def load_source(config: DataConfig) -> Source:
     Raises:
         InputError: if there is no such source, or its loader finds the data set unusable.
     """
-    if config.source not in SOURCES:
-        raise InputError(f"data.source: unknown source {config.source!r}; allowed are {', '.join(SOURCES)}")
-    loader = SOURCES[config.source]
-    if isinstance(loader, str):
-        module, _, function = loader.partition(":")
-        loader = getattr(importlib.import_module(module), function)
-    return loader(config)
+    name = f"{sources.__name__}.{config.source}"
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not name.startswith(error.name):  # something that the loader needs
+            raise
+        allowed = ", ".join(known_sources())
+        raise InputError(f"data.source: unknown source {config.source!r}; allowed are {allowed}") from None
+    return module.load(config)
 
 
 def load_dataset(config: DataConfig) -> Dataset:

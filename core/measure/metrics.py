@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from paraphrase.core.terminal.tables import format_value
+from paraphrase.core.terminal.tables import brief
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -170,5 +170,5 @@ def metrics_rows(rows: Mapping[str, Mapping[str, float]], keys: Sequence[str] = 
     shown = [k for k in keys if any(k in row for row in rows.values())]
     table = [["", *map(short_name, shown)]]
     for name, row in rows.items():
-        table.append([name, *(format_value(row.get(k), row.get(f"{k}_se")) for k in shown)])
+        table.append([name, *(brief(row.get(k), row.get(f"{k}_se")) for k in shown)])
     return table

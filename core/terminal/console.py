@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from paraphrase.core.terminal.tables import blocks
@@ -60,6 +60,24 @@ def show_table(rows: Sequence[Sequence[str]], title: str = "", wide: bool = Fals
         elif i:
             console.print()
         console.print(table)
+
+
+def show_fields(sections: Mapping[str, Sequence[tuple[str, str, str]]]) -> None:
+    """Print described names: a heading, then of each a line of its name and kind, and its text indented below.
+
+    Args:
+        sections: heading -> (name, kind, text) of each.
+    """
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    for i, (heading, entries) in enumerate(sections.items()):
+        console.print(Text(("\n" if i else "") + heading, style="bold underline"))
+        for name, kind, text in entries:
+            console.print(Text.assemble((name, "bold"), "  ", kind))
+            console.print(Padding(Text(text, style="dim"), (0, 0, 0, 4), expand=False))
 
 
 def duration(seconds: float) -> str:

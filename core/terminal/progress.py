@@ -32,7 +32,7 @@ class Bar:
     def __init__(self, text: str, total: int, unit: str, done: int, progress: Progress | None) -> None:
         self.text, self.total, self.unit, self.done, self.progress = text, total, unit, done, progress
         self.began, self.first = time.monotonic(), done
-        self.due, self.told = self.began + SILENCE, False
+        self.due, self.told = self.began + SILENCE, -1  # at which step the last line was
         self.about = ""
         self.task = progress.add_task(text, total=total, completed=done, about="") if progress else None
 
@@ -55,14 +55,14 @@ class Bar:
             self._line()
 
     def _line(self) -> None:
-        self.due, self.told = time.monotonic() + LINE_SECONDS, True
+        self.due, self.told = time.monotonic() + LINE_SECONDS, self.done
         rate = (self.done - self.first) / max(time.monotonic() - self.began, 1e-9)
-        left = f", {duration((self.total - self.done) / rate)} left" if rate else ""
+        left = f", {duration((self.total - self.done) / rate)} left" if rate and self.done < self.total else ""
         say(f"{self.text}: {self.done} of {self.total} {self.unit}{left}" + (f"; {self.about}" if self.about else ""))
 
     def close(self) -> None:
         """Say how it ended where its beginning was said."""
-        if self.told and self.done == self.total:
+        if 0 <= self.told < self.done == self.total:
             self._line()
 
 

@@ -12,6 +12,14 @@ def format_value(value: float | None, error: float | None = None) -> str:
     return f"{value:.4f}" + (f" ±{error:.4f}" if error is not None else "")
 
 
+def brief(value: float | None, error: float | None = None) -> str:
+    """A metric in four digits and few characters, for the screen: `.0320`, `3.818`, `-` where it is not defined."""
+    if value is None:
+        return "-"
+    text = f"{value:.4f}".replace("0.", ".", 1) if abs(value) < 0.99995 else f"{value:#.4g}"
+    return text + (f" ±{brief(error)}" if error is not None else "")
+
+
 GAP = 2
 """Spaces between columns."""
 

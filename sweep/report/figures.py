@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
@@ -75,14 +75,26 @@ def draw_figures(study: optuna.Study, front: set[int], performer: Mapping[str, f
     folder.mkdir(parents=True, exist_ok=True)
     shares = importances(study)
     files = _draw_pareto(study, front, performer, folder)
-    kinds = ["optimization_history", "slice", "parallel_coordinate"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for kind in kinds:
-            files += _draw_by_objective(study, kind, folder)
+        for kind in KINDS:
+            files += kind.draw(study, folder)
     if shares:
         files += _draw_importances(shares, folder)
     return files
+
+
+class Kind(NamedTuple):
+    """A kind of figure with a section of its own in the report, one for each objective."""
+
+    name: str
+    """Of its files: `<name>_<objective>.png`, and `<name>.html` if it has one."""
+    title: str
+    """Of the section."""
+    shows: str
+    """What is seen, in words."""
+    draw: Callable[[optuna.Study, Path], list[Path]]
+    """Draws it of the complete trials, in memory and with short parameter names, into a folder; returns the files."""
 
 
 def _write_html(figures: list[Any], file: Path) -> Path:
@@ -90,6 +102,11 @@ def _write_html(figures: list[Any], file: Path) -> Path:
     parts = [f.to_html(full_html=False, include_plotlyjs=i == 0) for i, f in enumerate(figures)]
     file.write_text(f"<html><head><meta charset='utf-8'></head><body>{''.join(parts)}</body></html>", encoding="utf-8")
     return file
+
+
+def _of_optuna(kind: str) -> Callable[[optuna.Study, Path], list[Path]]:
+    """One of Optuna's own plots, `plot_<kind>`."""
+    return lambda study, folder: _draw_by_objective(study, kind, folder)
 
 
 def _draw_by_objective(study: optuna.Study, kind: str, folder: Path) -> list[Path]:
@@ -212,3 +229,21 @@ def _describe(trial: optuna.trial.FrozenTrial) -> str:
     """A trial's number and parameters as hover text."""
     values = [f"{k} = {v:.4g}" if isinstance(v, float) else f"{k} = {v}" for k, v in trial.params.items()]
     return "<br>".join([f"trial {trial.user_attrs['number']}", *values])
+
+
+KINDS = (
+    Kind(
+        "optimization_history",
+        "How the search went",
+        "value of each complete trial, in the order of trials",
+        _of_optuna("optimization_history"),
+    ),
+    Kind("slice", "Slices", "value of each complete trial over each hyperparameter; darker is later", _of_optuna("slice")),
+    Kind(
+        "parallel_coordinate",
+        "Parallel coordinates",
+        "a line for each complete trial, through its values",
+        _of_optuna("parallel_coordinate"),
+    ),
+)
+"""Figures of a search beside its front, importances and learning curves; a new one is one function and one entry here."""

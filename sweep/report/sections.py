@@ -16,6 +16,7 @@ from paraphrase.core.measure.metrics import KEYS, METRICS
 from paraphrase.core.terminal.console import duration
 from paraphrase.core.terminal.tables import format_value
 from paraphrase.sweep.record.facts import without_places
+from paraphrase.sweep.report.figures import KINDS
 from paraphrase.sweep.report.page import Cell, Figure, Section, Table
 from paraphrase.sweep.settings.config import SweepConfig
 from paraphrase.sweep.settings.folder import trial_folder
@@ -196,26 +197,18 @@ def importance_section(shares: Mapping[str, Mapping[str, float]], picture: Path)
     return Section("What each hyperparameter is worth", [text], [table], [figure] if picture.exists() else [])
 
 
-KINDS = {
-    "optimization_history": ("How the search went", "value of each complete trial, in the order of trials"),
-    "slice": ("Slices", "value of each complete trial over each hyperparameter; darker is later"),
-    "parallel_coordinate": ("Parallel coordinates", "a line for each complete trial, through its values"),
-}
-"""Kind of figure of `paraphrase.sweep.report.figures` -> section, and what it shows."""
-
-
 def search_sections(sweep: SweepConfig, folder: Path) -> list[Section]:
-    """The history of the search, slices and parallel coordinates, as far as they are drawn."""
+    """A section for each kind of figure, as far as they are drawn."""
     sections = []
-    for kind, (title, shows) in KINDS.items():
-        files = {m: folder / f"{kind}_{m}.png" for m in sweep.objectives}
+    for kind in KINDS:
+        files = {m: folder / f"{kind.name}_{m}.png" for m in sweep.objectives}
         figures = [
-            Figure(file, f"{title}, {words(m)}: {shows}.", f"{words(m).capitalize()}: {shows}.")
+            Figure(file, f"{kind.title}, {words(m)}: {kind.shows}.", f"{words(m).capitalize()}: {kind.shows}.")
             for m, file in files.items()
             if file.exists()
         ]
         if figures:
-            sections.append(Section(title, [], figures=figures))
+            sections.append(Section(kind.title, [], figures=figures))
     return sections
 
 

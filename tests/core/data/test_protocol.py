@@ -7,7 +7,7 @@ import pytest
 from cub_tree import CubTree
 
 from paraphrase.core.config import DataConfig
-from paraphrase.core.data import SOURCES, Record, Source, load_dataset, load_source
+from paraphrase.core.data import Record, known_sources, load_dataset, sources
 from paraphrase.core.data.protocol import against_others, merge_landmarks, without_number
 from paraphrase.core.errors import InputError
 
@@ -140,12 +140,18 @@ def test_an_unknown_source_names_the_known_ones() -> None:
     assert error(DataConfig(source="imagenet")).startswith("data.source: unknown source 'imagenet'; allowed are menagerie")
 
 
-def test_a_new_source_is_one_function_and_one_line(cub: CubTree, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load_cats(settings: DataConfig) -> Source:
-        whole = load_source(config(cub))
-        return Source("cats", ["tom", "felix"], [], [Record(r.image, r.box, i % 2) for i, r in enumerate(whole.train)],
-                      [Record(r.image, r.box, i % 2) for i, r in enumerate(whole.test)])  # fmt: skip
-
-    monkeypatch.setitem(SOURCES, "cats", load_cats)
-    data = load_dataset(DataConfig(source="cats"))
+def test_a_new_source_is_one_module(cub: CubTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [
+        "from paraphrase.core.data.records import Record, Source",
+        "from paraphrase.core.data.sources.cub import load as load_cub",
+        "def load(config):",
+        "    whole = load_cub(config)",
+        "    train, test = ([Record(r.image, r.box, i % 2) for i, r in enumerate(s)] for s in (whole.train, whole.test))",
+        "    return Source('cats', ['tom', 'felix'], [], train, test)",
+    ]
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "cats.py").write_text("\n".join(lines))
+    monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(tmp_path / "more")])
+    assert known_sources()[:2] == ["menagerie", "cats"]
+    data = load_dataset(DataConfig(source="cats", path=str(cub.folder)))
     assert data.name == "cats" and data.categories == ["tom", "felix"] and len(data.train) == 12

@@ -147,7 +147,7 @@ def test_failing_trials_end_as_failed_and_a_larger_budget_tops_up(home: Path, tm
     ran = paraphrase("sweep", "run", str(file))
     assert ran.returncode == 0, ran.stderr
     lines = ran.stdout.splitlines()
-    assert lines[2].startswith("performer") and lines[5].startswith("00")
+    assert lines[1].startswith("performer") and lines[4].startswith("trial ")
     shown = check_record(home, "failing", 2)
     assert (shown["trials"]["complete"], shown["trials"]["failed"]) == (1, 1)
     exported = paraphrase_here("sweep", "export", "failing").stdout

@@ -11,7 +11,7 @@ from PIL import Image
 
 from paraphrase.core.config import DataConfig
 from paraphrase.core.data import load_dataset
-from paraphrase.core.data.coco_keypoints import load_coco_keypoints
+from paraphrase.core.data.sources.coco_keypoints import load
 from paraphrase.core.errors import InputError
 
 
@@ -55,7 +55,7 @@ def write(folder: Path, name: str, data: Any) -> DataConfig:
 
 
 def test_keypoints_of_all_categories_are_parts_and_only_seen_ones_visible(folder: Path) -> None:
-    source = load_coco_keypoints(write(folder, "animals.json", content()))
+    source = load(write(folder, "animals.json", content()))
     assert source.categories == ["cat", "bird"] and source.parts == ["nose", "tail", "wing"]
     assert len(source.train) == len(source.test) == 4
     records = {r.image.name: r for r in source.train + source.test}
@@ -104,7 +104,7 @@ def test_a_damaged_annotation_is_named(folder: Path, change: dict[str, Any], mes
 def test_a_field_that_an_annotation_lacks_is_named(folder: Path, field: str) -> None:
     data = content()
     del data["annotations"][2][field]
-    (problem,) = load_coco_keypoints(write(folder, "animals.json", data)).problems
+    (problem,) = load(write(folder, "animals.json", data)).problems
     assert "animals.json: annotations[2]: " in problem and field in problem
 
 
@@ -118,7 +118,7 @@ def test_a_name_too_long_for_a_file_is_named(folder: Path) -> None:
 def test_a_path_that_climbs_out_is_refused(folder: Path) -> None:
     data = content()
     data["images"][1]["file_name"] = "../../secret.png"
-    assert "leads out of" in load_coco_keypoints(write(folder, "animals.json", data)).problems[0]
+    assert "leads out of" in load(write(folder, "animals.json", data)).problems[0]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_path_that_climbs_out_is_refused(folder: Path) -> None:
 )
 def test_a_file_that_is_none_is_named(folder: Path, damage: str) -> None:
     with pytest.raises(InputError, match=r"animals\.json"):
-        load_coco_keypoints(write(folder, "animals.json", damage))
+        load(write(folder, "animals.json", damage))
 
 
 def without(entries: list[dict[str, Any]], field: str) -> list[dict[str, Any]]:
@@ -145,11 +145,11 @@ def test_other_files_of_coco_are_passed_over(folder: Path, split: str) -> None:
         write(folder, f"instances_{other}2017.json", instances)
         write(folder, f"named_instances_{other}2017.json", instances | {"categories": whole["categories"]})
     write(folder, "image_info_test2017.json", {"images": whole["images"], "categories": categories})
-    alone = load_coco_keypoints(write(folder, f"person_keypoints_{split}2017.json", whole))
+    alone = load(write(folder, f"person_keypoints_{split}2017.json", whole))
     assert alone.categories == ["cat", "bird"] and alone.parts == ["nose", "tail", "wing"] and not alone.problems
     assert len(alone.train) == len(alone.test) == 4  # a single keypoint file is split at random
     rest = "train" if split == "val" else "val"
-    both = load_coco_keypoints(write(folder, f"person_keypoints_{rest}2017.json", whole))
+    both = load(write(folder, f"person_keypoints_{rest}2017.json", whole))
     assert len(both.train) == len(both.test) == 8 and not both.problems
 
 
@@ -157,7 +157,7 @@ def test_parts_are_those_of_all_keypoint_files(folder: Path) -> None:
     other = content()
     other["categories"][0]["keypoints"] = ["ear", "tail"]
     write(folder, "a_train.json", content())
-    source = load_coco_keypoints(write(folder, "a_val.json", other))
+    source = load(write(folder, "a_val.json", other))
     assert source.parts == ["nose", "tail", "wing", "ear"]
     assert source.train[0].landmarks["nose"] == source.test[0].landmarks["ear"] == (20, 10, True)
     assert not source.test[0].landmarks["nose"][2]
@@ -168,7 +168,7 @@ def test_files_without_any_keypoints_are_refused(folder: Path, keypoints: list[s
     plain = content() | {"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "bird", "keypoints": keypoints}]}
     write(folder, "captions.json", {"images": [], "annotations": []})
     with pytest.raises(InputError, match=r"annotations: no file has keypoints .*\(captions\.json, instances\.json\)") as error:
-        load_coco_keypoints(write(folder, "instances.json", plain))
+        load(write(folder, "instances.json", plain))
     assert "\n" not in str(error.value)
 
 
@@ -176,7 +176,7 @@ def test_a_category_without_keypoints_beside_others_has_none(folder: Path) -> No
     data = content()
     data["categories"][1]["keypoints"] = None
     data["annotations"] = [a | ({"keypoints": None} if a["category_id"] == 2 else {}) for a in data["annotations"]]
-    source = load_coco_keypoints(write(folder, "animals.json", data))
+    source = load(write(folder, "animals.json", data))
     assert source.parts == ["nose", "tail"] and not source.problems
     assert all(any(seen for _, _, seen in r.landmarks.values()) == (r.label == 0) for r in source.train + source.test)
 
@@ -185,7 +185,7 @@ def test_a_category_without_keypoints_beside_others_has_none(folder: Path) -> No
 def test_an_annotation_of_a_wrong_kind_is_named(folder: Path, entry: Any) -> None:
     for sound in ([], content()["annotations"]):
         data = content() | {"annotations": [*sound, entry]}
-        (problem,) = load_coco_keypoints(write(folder, "a.json", data)).problems
+        (problem,) = load(write(folder, "a.json", data)).problems
         assert f"a.json: annotations[{len(sound)}]: is {entry!r}; expected an object" in problem
 
 
@@ -210,7 +210,7 @@ def test_a_damaged_image_or_category_is_named(folder: Path, key: str, entry: Any
     data = content()
     data[key].append(entry)
     with pytest.raises(InputError) as error:
-        load_coco_keypoints(write(folder, "a.json", data))
+        load(write(folder, "a.json", data))
     told = str(error.value)
     assert f"a.json: {key}[{len(data[key]) - 1}]: " in told and message in told and "\n" not in told
 
@@ -218,9 +218,9 @@ def test_a_damaged_image_or_category_is_named(folder: Path, key: str, entry: Any
 @pytest.mark.parametrize("key", ["images", "annotations", "categories"])
 def test_a_list_that_is_none_is_named(folder: Path, key: str) -> None:
     with pytest.raises(InputError, match=rf"a\.json: has no list `{key}`"):
-        load_coco_keypoints(write(folder, "a.json", content() | {key: {"1": 5}}))
+        load(write(folder, "a.json", content() | {key: {"1": 5}}))
 
 
 def test_json_nested_without_end_is_named(folder: Path) -> None:
     with pytest.raises(InputError, match=r"a\.json: cannot be read as JSON"):
-        load_coco_keypoints(write(folder, "a.json", "[" * 100_000))
+        load(write(folder, "a.json", "[" * 100_000))

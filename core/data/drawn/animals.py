@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paraphrase.core.data.sketch import Material, Point, Sketch, Stroke, bend, towards
+from paraphrase.core.data.drawn.sketch import Material, Point, Sketch, Stroke, bend, towards
 
 CATEGORIES = ["bird", "cat", "cow", "dog", "horse", "sheep"]
 LANDMARKS = ["head", "neck", "torso", "tail"]

@@ -11,10 +11,10 @@ from scipy.io import loadmat, savemat
 
 from paraphrase.core.config import DataConfig
 from paraphrase.core.data import load_dataset, pascal_part
-from paraphrase.core.data.pascal_part import load_pascal_part, read_objects
+from paraphrase.core.data.sources.pascal_part import load, read_objects
 from paraphrase.core.errors import InputError
 
-SAMPLE = Path(__file__).parents[4] / "shared" / "pascal_part_sample"
+SAMPLE = Path(__file__).parents[5] / "shared" / "pascal_part_sample"
 
 
 @pytest.fixture(autouse=True)
@@ -64,10 +64,10 @@ def test_sub_parts_are_merged_into_their_part_before_the_mean(folder: Path) -> N
 
 def test_small_and_cut_off_objects_can_be_left_out(folder: Path) -> None:
     config = DataConfig(source="pascal_part", path=str(folder))
-    source = load_pascal_part(config)
+    source = load(config)
     assert len(source.train) + len(source.test) == 20 and len({r.image for r in source.test}) == 2
     config.truncated = False
-    source = load_pascal_part(config)
+    source = load(config)
     assert len(source.train) + len(source.test) == 10
     data = load_dataset(DataConfig(source="pascal_part", path=str(folder), categories=["cat", "dog"], test_share=0.4))
     assert data.categories == ["cat", "dog"] and data.landmarks == ["head", "neck", "torso"]
@@ -82,10 +82,10 @@ def test_a_file_is_parsed_once_and_again_when_it_changes(folder: Path, monkeypat
 
     monkeypatch.setattr(pascal_part, "read_objects", counted)
     config = DataConfig(source="pascal_part", path=str(folder))
-    first = load_pascal_part(config)
-    assert len(parsed) == 10 and load_pascal_part(config).train == first.train and len(parsed) == 10
+    first = load(config)
+    assert len(parsed) == 10 and load(config).train == first.train and len(parsed) == 10
     os.utime(folder / "2008_000003.mat", ns=(1, 1))
-    load_pascal_part(config)
+    load(config)
     assert parsed[10:] == ["2008_000003.mat"]
 
 
@@ -98,7 +98,7 @@ def test_a_damaged_file_is_named(folder: Path, content: bytes) -> None:
     config.skip_bad = True
     assert len(load_dataset(config).skipped) == 1
     savemat(folder / "2008_000004.mat", {"other": 1})
-    assert "has no `anno`" in load_pascal_part(config).problems[0]
+    assert "has no `anno`" in load(config).problems[0]
 
 
 def test_the_lists_of_voc_are_the_splits(folder: Path) -> None:
@@ -106,19 +106,19 @@ def test_the_lists_of_voc_are_the_splits(folder: Path) -> None:
     lists.mkdir(parents=True)
     (lists / "train.txt").write_text("2008_000000\n2008_000001\n")
     (lists / "val.txt").write_text("2008_000002\nnot_annotated\n")
-    source = load_pascal_part(DataConfig(source="pascal_part", path=str(folder)))
+    source = load(DataConfig(source="pascal_part", path=str(folder)))
     assert {r.image.stem for r in source.train} == {"2008_000000", "2008_000001"}
     assert {r.image.stem for r in source.test} == {"2008_000002"}
 
 
 def test_a_folder_without_annotations_says_where_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no \.mat file in .*get VOC 2010"):
-        load_pascal_part(DataConfig(source="pascal_part", path=str(tmp_path)))
+        load(DataConfig(source="pascal_part", path=str(tmp_path)))
 
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="shared/pascal_part_sample is not here")
 def test_real_files_agree_with_their_masks() -> None:
-    source = load_pascal_part(DataConfig(source="pascal_part", path=str(SAMPLE), min_object=1))
+    source = load(DataConfig(source="pascal_part", path=str(SAMPLE), min_object=1))
     assert not source.problems and len(source.train) + len(source.test) == 11
     dog = next(r for r in source.train + source.test if "2008_005643" in r.origin)
     with Image.open(dog.image) as image:

@@ -27,7 +27,7 @@ from paraphrase.core.errors import InputError
 HOMEPAGE = "https://www.vision.caltech.edu/datasets/cub_200_2011/"
 
 
-def load_cub(config: DataConfig) -> Source:
+def load(config: DataConfig) -> Source:
     """All images of a folder in the layout of CUB-200-2011.
 
     Returns:

@@ -1,6 +1,6 @@
 """The pen of the drawn animals: smooth tapered strokes, collected in layers, each with a material and a tone.
 
-Local coordinates: x forwards, y up, the animal's body about one unit long. `paraphrase.core.data.scenes` paints a sketch.
+Local coordinates: x forwards, y up, the animal's body about one unit long. `paraphrase.core.data.drawn.scenes` paints a sketch.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from torchvision.datasets import ImageFolder
 
 from paraphrase.core.config import DataConfig
 from paraphrase.core.data import crop, load_dataset
-from paraphrase.core.data.imagefolder import EXTENSIONS
+from paraphrase.core.data.sources.imagefolder import EXTENSIONS
 from paraphrase.core.errors import InputError
 
 Write = Callable[..., Path]

@@ -16,9 +16,9 @@ from PIL import Image
 
 from paraphrase.core.config import DataConfig
 from paraphrase.core.data import load_dataset
-from paraphrase.core.data.animals import CATEGORIES, LANDMARKS, sketch_animal
-from paraphrase.core.data.menagerie import INDEX, STALE_SECONDS, draw_image, draw_share, load_menagerie
-from paraphrase.core.data.scenes import draw_animal, draw_background, draw_scene
+from paraphrase.core.data.drawn.animals import CATEGORIES, LANDMARKS, sketch_animal
+from paraphrase.core.data.drawn.scenes import draw_animal, draw_background, draw_scene
+from paraphrase.core.data.sources.menagerie import INDEX, STALE_SECONDS, draw_image, draw_share, load
 from paraphrase.core.errors import InputError
 from paraphrase.core.home import home
 
@@ -54,7 +54,7 @@ def test_same_seed_gives_the_same_files_and_another_seed_others(monkeypatch: pyt
     contents = []
     for place, seed in (("a", 0), ("b", 0), ("c", 1)):
         monkeypatch.setenv("PARAPHRASE_HOME", str(tmp_path / place))
-        load_menagerie(DataConfig(seed=seed, train_images=12, test_images=6))
+        load(DataConfig(seed=seed, train_images=12, test_images=6))
         (name,) = folders()
         contents.append((name, bytes_below(home() / "data" / name)))
     assert contents[0] == contents[1]
@@ -75,9 +75,9 @@ def test_the_number_of_processes_does_not_matter(tmp_path: Path) -> None:
 
 
 def test_processes_draw_what_this_process_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("paraphrase.core.data.menagerie.SHARE", 10)
-    monkeypatch.setattr("paraphrase.core.data.menagerie._cores", lambda: 2)
-    source = load_menagerie(DataConfig(seed=2, train_images=18, test_images=6))
+    monkeypatch.setattr("paraphrase.core.data.sources.menagerie.SHARE", 10)
+    monkeypatch.setattr("paraphrase.core.data.sources.menagerie._cores", lambda: 2)
+    source = load(DataConfig(seed=2, train_images=18, test_images=6))
     for number, record in enumerate(source.train):
         image, landmarks = draw_image(2, "train", number)
         assert np.array_equal(np.asarray(Image.open(record.image)), image)
@@ -85,19 +85,19 @@ def test_processes_draw_what_this_process_draws(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_what_a_process_fails_to_draw_is_drawn_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("paraphrase.core.data.menagerie.SHARE", 10)
-    monkeypatch.setattr("paraphrase.core.data.menagerie._cores", lambda: 2)
+    monkeypatch.setattr("paraphrase.core.data.sources.menagerie.SHARE", 10)
+    monkeypatch.setattr("paraphrase.core.data.sources.menagerie._cores", lambda: 2)
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    assert len(load_menagerie(DataConfig(train_images=18, test_images=6)).train) == 18
+    assert len(load(DataConfig(train_images=18, test_images=6)).train) == 18
 
 
 def test_it_is_drawn_from_a_script_without_a_main_guard(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "import core.data.menagerie as m\nfrom core.config import DataConfig\nm.SHARE = 10\n"
-        "print(len(m.load_menagerie(DataConfig(train_images=18, test_images=6)).train))\n"
+        "import paraphrase.core.data.sources.menagerie as m\nfrom paraphrase.core.config import DataConfig\nm.SHARE = 10\n"
+        "print(len(m.load(DataConfig(train_images=18, test_images=6)).train))\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[4])}
     done = subprocess.run([sys.executable, str(script)], env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout == "18\n", done.stderr
 
@@ -116,19 +116,19 @@ def test_categories_are_balanced_and_landmarks_are_those_of_the_dataset() -> Non
 
 def test_a_second_load_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     config = DataConfig(train_images=6, test_images=6)
-    first = load_menagerie(config)
+    first = load(config)
 
     def fail(*_: object) -> None:
         raise AssertionError("drawn again")
 
-    monkeypatch.setattr("paraphrase.core.data.menagerie._build", fail)
-    assert load_menagerie(config) == first
+    monkeypatch.setattr("paraphrase.core.data.sources.menagerie._build", fail)
+    assert load(config) == first
 
 
 def test_two_builders_at_once_yield_one_menagerie() -> None:
     config = DataConfig(train_images=24, test_images=6)
     found: list = []
-    builders = [threading.Thread(target=lambda: found.append(load_menagerie(config))) for _ in range(3)]
+    builders = [threading.Thread(target=lambda: found.append(load(config))) for _ in range(3)]
     for builder in builders:
         builder.start()
     for builder in builders:
@@ -139,7 +139,7 @@ def test_two_builders_at_once_yield_one_menagerie() -> None:
 
 def test_what_a_killed_builder_left_is_harmless_and_removed_when_old() -> None:
     config = DataConfig(train_images=6, test_images=6)
-    load_menagerie(config)
+    load(config)
     (name,) = folders()
     fresh, old = (home() / "data" / f"{name}.{suffix}.partial" for suffix in ("1-a", "2-b"))
     for left in (fresh, old):
@@ -147,29 +147,29 @@ def test_what_a_killed_builder_left_is_harmless_and_removed_when_old() -> None:
     long_ago = time.time() - 2 * STALE_SECONDS
     for path in (old / "train", old):
         os.utime(path, (long_ago, long_ago))
-    assert len(load_menagerie(DataConfig(seed=1, train_images=6, test_images=6)).train) == 6
+    assert len(load(DataConfig(seed=1, train_images=6, test_images=6)).train) == 6
     assert fresh.is_dir() and not old.exists()
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"train": [[[1, 2, true]]]}', '{"train": 3, "test": []}', "[]"])
 def test_a_damaged_index_is_named(content: str) -> None:
     config = DataConfig(train_images=6, test_images=6)
-    load_menagerie(config)
+    load(config)
     (name,) = folders()
     (home() / "data" / name / INDEX).write_text(content)
     with pytest.raises(InputError, match=rf"{name}/{INDEX}: damaged; remove the folder"):
-        load_menagerie(config)
+        load(config)
 
 
 def test_a_home_that_is_a_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PARAPHRASE_HOME", str(tmp_path / "file"))
     with pytest.raises(InputError, match=r"file.*the menagerie cannot be drawn there"):
-        load_menagerie(DataConfig(train_images=6, test_images=6))
+        load(DataConfig(train_images=6, test_images=6))
 
 
 def test_the_index_holds_every_image() -> None:
-    load_menagerie(DataConfig(train_images=7, test_images=6))
+    load(DataConfig(train_images=7, test_images=6))
     (name,) = folders()
     index = json.loads((home() / "data" / name / INDEX).read_text())
     assert index["landmarks"] == LANDMARKS

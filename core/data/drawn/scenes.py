@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from paraphrase.core.data.animals import LANDMARKS, sketch_animal
-from paraphrase.core.data.sketch import RIM_TONE, Material, Sketch, Stroke, bend
+from paraphrase.core.data.drawn.animals import LANDMARKS, sketch_animal
+from paraphrase.core.data.drawn.sketch import RIM_TONE, Material, Sketch, Stroke, bend
 
 SUPERSAMPLING = 3
 """The animal is drawn at this many times the image's size."""

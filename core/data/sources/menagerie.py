@@ -21,15 +21,15 @@ import numpy as np
 from PIL import Image
 
 from paraphrase.core.config import DataConfig
-from paraphrase.core.data import animals, scenes, sketch
-from paraphrase.core.data.animals import CATEGORIES, LANDMARKS
+from paraphrase.core.data.drawn import animals, scenes, sketch
+from paraphrase.core.data.drawn.animals import CATEGORIES, LANDMARKS
+from paraphrase.core.data.drawn.scenes import draw_animal, draw_background
 from paraphrase.core.data.records import WHOLE_IMAGE, Record, Source
-from paraphrase.core.data.scenes import draw_animal, draw_background
 from paraphrase.core.errors import InputError
 from paraphrase.core.home import home
 from paraphrase.core.terminal.progress import bar
 
-__all__ = ["CATEGORIES", "LANDMARKS", "draw_animal", "draw_background", "load_menagerie"]
+__all__ = ["CATEGORIES", "LANDMARKS", "draw_animal", "draw_background", "load"]
 
 SIZE = 112
 """Side of the images in pixels."""
@@ -46,7 +46,7 @@ Task = tuple[str, int]
 """Split and number of an image."""
 
 
-def load_menagerie(config: DataConfig) -> Source:
+def load(config: DataConfig) -> Source:
     """The drawn animals of `config.seed`, `train_images` and `test_images`; they are drawn now if they are not there.
 
     Raises:
@@ -145,10 +145,10 @@ def _processes(folder: Path, seed: int, counts: dict[str, int], workers: int) ->
     Neither fork (this process may have threads: torch, Ray) nor multiprocessing's spawn (it imports the caller's script
     again, which may lack a `__main__` guard).
     """
-    root = str(Path(__file__).parents[3])
+    root = str(Path(__file__).parents[4])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    code = "import json, sys; from paraphrase.core.data.menagerie import draw_share; draw_share(*json.loads(sys.argv[1]))"
+    code = "import json, sys; from paraphrase.core.data.sources.menagerie import draw_share; draw_share(*json.loads(sys.argv[1]))"
     running: list[subprocess.Popen] = []
     try:
         for worker in range(workers if workers > 1 else 0):

@@ -40,7 +40,7 @@ Found = dict[str, Any]
 """One object: `category`, `box` (x, y, w, h), `truncated`, `landmarks` (name -> [x, y] or null)."""
 
 
-def load_pascal_part(config: DataConfig) -> Source:
+def load(config: DataConfig) -> Source:
     """All animals of a folder of Pascal-Part annotations that are large enough.
 
     Raises:

@@ -26,7 +26,7 @@ Id = int | float | str
 """What an id may be: it must be hashable. Tables that were exported from data frames have 1.0 for 1."""
 
 
-def load_coco_keypoints(config: DataConfig) -> Source:
+def load(config: DataConfig) -> Source:
     """All annotated objects with a box that is large enough; crowds are left out.
 
     Raises:

@@ -20,7 +20,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 LAYOUT = "expected a folder for each category with its images inside"
 
 
-def load_imagefolder(config: DataConfig) -> Source:
+def load(config: DataConfig) -> Source:
     """All images of a folder of categories; the box of each is the whole image.
 
     Raises:

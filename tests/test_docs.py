@@ -1,0 +1,81 @@
+"""The documentation says what is so: pages written from the code are up to date, links lead somewhere, the notebook runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import nbformat
+import pytest
+import yaml
+from house import ROOT
+from nbclient import NotebookClient
+
+from paraphrase.core.config import Config
+from paraphrase.sweep.settings.config import CONFIGS
+from paraphrase.sweep.settings.schema import fields, markdown, schema_of
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_page_of_fields_and_the_schemas_are_those_of_the_code() -> None:
+    assert (ROOT / "docs" / "fields.md").read_text() == markdown(), "make docs"
+    for kind in ("sweep", "config"):
+        assert json.loads((CONFIGS / f"{kind}.schema.json").read_text()) == schema_of(kind), "make docs"
+
+
+def test_every_field_has_a_text() -> None:
+    assert not [field.path for kind in ("config", "sweep") for field in fields(kind) if not field.text]
+
+
+def test_schemas_take_what_is_right_and_refuse_what_is_not() -> None:
+    for kind in ("sweep", "config"):
+        jsonschema.Draft202012Validator.check_schema(schema_of(kind))
+    sweep = jsonschema.Draft202012Validator(schema_of("sweep"))
+    for file in CONFIGS.glob("*.yaml"):
+        assert file.read_text().startswith("# yaml-language-server: $schema=sweep.schema.json\n")
+        sweep.validate(yaml.safe_load(file.read_text()))
+    wrong = {"base": {"loss": {"eta": -1}}, "space": {"loss.eta": {"type": "flaot"}}, "objectives": {"p": "up"}, "trails": 3}
+    found = {".".join(map(str, error.absolute_path)) for error in sweep.iter_errors(wrong)}
+    assert found == {"base", "space.loss.eta.type", "objectives.p", ""}
+    config = jsonschema.Draft202012Validator(schema_of("config"))
+    assert not config.is_valid({"loss": {"etta": 1}}) and config.is_valid({"loss": {"eta": 1}, "performer": {"input_size": None}})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere_and_commands_exist(page: Path) -> None:
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (page.parent / target).exists(), f"{page.name}: {target}"
+    named = {
+        tuple(match.split()) for match in re.findall(r"^paraphrase ((?:sweep |cache |performer )?[a-z]+)", text, re.MULTILINE)
+    }
+    for words in named:
+        done = subprocess.run([sys.executable, "-m", "paraphrase", *words, "--help"], capture_output=True, text=True)
+        assert done.returncode == 0, f"{page.name}: paraphrase {' '.join(words)}"
+
+
+def test_paths_of_fields_in_the_pages_exist() -> None:
+    known = {field.path for field in fields("config")}
+    sections = {path.partition(".")[0] for path in known}
+    for page in PAGES:
+        for path in re.findall(r"`((?:base\.)?[a-z_]+(?:\.[a-z_]+)+)`", page.read_text()):
+            path = path.removeprefix("base.")
+            if path.partition(".")[0] in sections and page.name not in ("extending.md",):
+                assert any(field == path or field.startswith(path + ".") for field in known), f"{page.name}: {path}"
+    assert Config().loss.eta
+
+
+@pytest.mark.cluster
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARAPHRASE_HOME", str(tmp_path / "home"))
+    notebook = nbformat.read(ROOT / "docs" / "quickstart.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    kinds = [kind for output in shown for kind in output.get("data", {})]
+    assert kinds.count("text/html") >= 4 and kinds.count("image/png") == 1
+    assert not [output for output in shown if output.output_type == "error"]
