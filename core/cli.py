@@ -165,6 +165,8 @@ def _train(arguments: argparse.Namespace) -> int:
         print(json.dumps({"folder": str(trained.folder), **trained.rows}))
         return 0
     show_table(metrics_rows(trained.rows), wide=arguments.wide)
+    for line in trained.verdicts:
+        print(line)
     print(f"explainer: {trained.folder}\nits filters: {trained.filters}")
     print(f"which parts its answers come from: paraphrase explain --explainer {trained.folder}")
     return 0

@@ -16,6 +16,7 @@ from paraphrase.core.home import home
 from paraphrase.core.measure.attribution import SIDES, Subject, open_subject
 from paraphrase.core.measure.evaluation import baseline
 from paraphrase.core.measure.metrics import metrics_rows
+from paraphrase.core.measure.verdicts import verdicts
 from paraphrase.core.terminal.console import waiting
 from paraphrase.core.terminal.html import embedded, html_table
 from paraphrase.core.terminal.progress import bar, counted
@@ -45,6 +46,11 @@ class Trained:
     def metrics(self) -> dict[str, float]:
         """Of the explainer, after its last epoch."""
         return self.rows["explainer"]
+
+    @property
+    def verdicts(self) -> list[str]:
+        """What is plainly wrong with it, in lines; none where nothing is."""
+        return verdicts(self.metrics, self.rows)
 
     @property
     def explainer(self) -> Explainer:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from paraphrase.core.objective.terms import LossConfig
@@ -125,6 +125,8 @@ class PerformerConfig:
 class CacheConfig:
     dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
     """Storage type of features and targets."""
+    mirror: Flag = True
+    """Also keep features and targets of the mirrored training images; a batch is then half images, half their mirror images."""
 
 
 @dataclass(config=RULES)
@@ -150,8 +152,8 @@ class ExplainerConfig:
 
 @dataclass(config=RULES)
 class TrainConfig:
-    epochs: Whole = Field(default=10, ge=1)
-    """Passes over the training split."""
+    epochs: Whole = Field(default=4, ge=1)
+    """Passes over the training split, and over its mirror images where the cache has them."""
     batch_size: Whole = Field(default=32, ge=2)
     """Images per step and replicate."""
     learning_rate: Real = Field(default=2e-3, gt=0.0)
@@ -190,6 +192,12 @@ class Config:
     """What it minimises."""
     train: TrainConfig = Field(default_factory=TrainConfig)
     """How it is trained."""
+
+    @model_validator(mode="after")
+    def _fields_fit_together(self) -> Config:
+        if self.loss.lambda_m > 0 and not self.cache.mirror:
+            raise ValueError("loss.lambda_m: the mirror term needs cache.mirror=true")
+        return self
 
 
 def load_config(file: str | Path | None, overrides: list[str] | None = None) -> Config:

@@ -151,6 +151,8 @@ def _in_words(error: Any, schema: Mapping[str, Any], path: str) -> str:
         case "greater_than_equal" | "greater_than" | "less_than_equal" | "finite_number":
             shown = float(value) if _not_null(node, schema).get("type") == "number" else value
             return f"{where}: {shown} is out of range; must be {describe_bounds(node, schema) or 'finite'}"
+        case "value_error":  # of fields that do not fit together; the text names them
+            return f"{where}{'.' if where else ''}{error['msg'].removeprefix('Value error, ')}"
     return f"{where}: expected {describe(node, schema)}, got {value!r}"
 
 

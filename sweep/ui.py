@@ -10,6 +10,7 @@ import time
 
 from paraphrase.core.errors import InputError
 from paraphrase.core.home import home
+from paraphrase.core.terminal.console import waiting
 from paraphrase.sweep.record.tracking import SHARED_VIEW, open_client, quiet_mlflow
 from paraphrase.sweep.settings.folder import read_sweep, tracking_uri
 
@@ -59,8 +60,9 @@ def serve(name: str | None, port: int, browser: bool) -> int:
     experiment = sweep.experiment if sweep else "paraphrase"
     if not sweep and not (home() / "mlflow.db").exists():
         raise InputError(f"ui: nothing is recorded in {home()} yet; start a sweep, or set PARAPHRASE_HOME")
-    quiet_mlflow()
-    address = page(uri, experiment, name)
+    with waiting("loading mlflow"):
+        quiet_mlflow()
+        address = page(uri, experiment, name)
     if uri.startswith("http"):
         print(f"{uri.rstrip('/')}{address}")
         return 0
@@ -73,7 +75,8 @@ def serve(name: str | None, port: int, browser: bool) -> int:
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )
     try:
-        _wait(server, port)
+        with waiting("starting MLflow's server"):
+            _wait(server, port)
         url = f"http://127.0.0.1:{port}{address}"
         print(f"{url}\nCtrl-C ends it", flush=True)
         if browser:

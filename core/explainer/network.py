@@ -54,14 +54,18 @@ class Norm(nn.Module):
     """Divides each channel by alpha_c, a running mean over images of its largest activation [P].
 
     Largest in magnitude, since behind the 1x1 convolution of the ordinary track a channel can be negative everywhere.
-    alpha_c is a buffer: updated by each training batch, fixed in evaluation; no gradient passes through it.
+    alpha_c is a buffer: updated by each training batch, fixed in evaluation; no gradient passes through it. A channel that falls
+    silent in training would divide one stray activation of a test image by almost nothing: so alpha_c counts as at least
+    `FLOOR` of its layer's mean.
     """
 
     alpha: Tensor
 
-    def __init__(self, channels: int, momentum: float):
+    FLOOR = 0.01
+
+    def __init__(self, channels: int, momentum: float, replicates: int = 1):
         super().__init__()
-        self.momentum = momentum
+        self.momentum, self.replicates = momentum, replicates
         self.register_buffer("alpha", torch.zeros(channels))
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -71,7 +75,9 @@ class Norm(nn.Module):
                 # a channel that has no estimate yet takes the batch's
                 weight = torch.where(self.alpha > 0, self.momentum, 1.0)
                 self.alpha.lerp_(peak, weight)
-        return maps / self.alpha.clamp(min=1e-6)[:, None, None].to(maps.dtype)
+        by_replicate = self.alpha.unflatten(0, (self.replicates, -1))
+        least = (self.FLOOR * by_replicate.mean(1, keepdim=True)).clamp(min=1e-6)
+        return maps / torch.maximum(by_replicate, least).flatten()[:, None, None].to(maps.dtype)
 
 
 class Explainer(nn.Module):
@@ -103,7 +109,7 @@ class Explainer(nn.Module):
             self.register_parameter(name, nn.Parameter(value))
         if self.interp_widths and self.ordin_width:
             self.w_p = nn.Parameter(torch.zeros(self.replicates))
-        norms = self.replicates * self.width, config.norm_momentum
+        norms = self.replicates * self.width, config.norm_momentum, self.replicates
         self.norm_interp = Norm(*norms) if config.norm and self.interp_widths else nn.Identity()
         self.norm_ordin = Norm(*norms) if config.norm and self.ordin_width else nn.Identity()
         self.top_maps = nn.Identity()  # a named place for attributions: its output is the last interpretable maps

@@ -29,9 +29,10 @@ BATCH = 64
 """Images in one pass through the performer."""
 
 
-def cache_key(dataset: Dataset, performer: Performer, dtype: str) -> str:
-    """Hash of everything that determines a cache: data, performer (weights and transform), dtype and format."""
+def cache_key(dataset: Dataset, performer: Performer, dtype: str, mirror: bool = False) -> str:
+    """Hash of everything that determines a cache: data, performer (weights and transform), dtype, mirror images and format."""
     parts = [VERSION, dataset.fingerprint, dataset.landmarks, performer_fingerprint(performer), dtype]
+    parts += ["mirror"] if mirror else []
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
@@ -46,7 +47,7 @@ def build_cache(config: Config, progress: bool = True) -> tuple[Path, list[str]]
     """
     dataset = load_dataset(config.data)
     performer, info = obtain_performer(config, dataset, progress)
-    folder = caches() / cache_key(dataset, performer, config.cache.dtype)
+    folder = caches() / cache_key(dataset, performer, config.cache.dtype, config.cache.mirror)
     files = [info["folder"], *_data_files(config, dataset)]
     with locked(caches() / f".{folder.name}.lock"):
         if not (folder / META).exists():
@@ -72,17 +73,18 @@ def _data_files(config: Config, dataset: Dataset) -> list[str]:
     return sorted({str(r.image.parent) for r in dataset.train + dataset.test})
 
 
-def cache_size(dataset: Dataset, performer: Performer, dtype: str) -> int:
+def cache_size(dataset: Dataset, performer: Performer, dtype: str, mirror: bool = False) -> int:
     """Bytes that a cache will take, told from one image's shapes."""
     seen = performer.features(torch.zeros(1, 3, performer.spec.input_size, performer.spec.input_size))
     values = seen.feature.numel() + sum(t.numel() for t in seen.targets)
     layers = sum(layer[0].numel() for layer in performer.decoder_layers() if isinstance(layer, tuple))
-    return (len(dataset.train) + len(dataset.test)) * values * DTYPES[dtype].itemsize + layers * 4 + 2**20
+    images = len(dataset.train) * (2 if mirror else 1) + len(dataset.test)
+    return images * values * DTYPES[dtype].itemsize + layers * 4 + 2**20
 
 
 def _write(folder: Path, config: Config, dataset: Dataset, performer: Performer, info: dict[str, Any], progress: bool) -> None:
     """Write all files of a cache, its description last."""
-    needed, free = cache_size(dataset, performer, config.cache.dtype), shutil.disk_usage(folder).free
+    needed, free = cache_size(dataset, performer, config.cache.dtype, config.cache.mirror), shutil.disk_usage(folder).free
     if needed > free:
         lacking = f"needs {needed / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free"
         raise InputError(
@@ -93,8 +95,9 @@ def _write(folder: Path, config: Config, dataset: Dataset, performer: Performer,
     small: dict[str, Tensor] = {}
     shapes: dict[str, Any] = {}
     text = f"feature cache ({needed / 2**20:.0f} MiB)"
-    with bar(text, len(dataset.train) + len(dataset.test), "images", shown=progress) as shown:
-        for split, records in (("train", dataset.train), ("test", dataset.test)):
+    splits = {"train": dataset.train, "test": dataset.test} | ({"mirror": dataset.train} if config.cache.mirror else {})
+    with bar(text, sum(map(len, splits.values())), "images", shown=progress) as shown:
+        for split, records in splits.items():
             shapes = _write_split(folder, split, records, performer, config.cache.dtype, small, shown)
             if split == "train":
                 energy = shapes["energy"]
@@ -110,7 +113,7 @@ def _write(folder: Path, config: Config, dataset: Dataset, performer: Performer,
     save_file(small, folder / SMALL)
     field = performer.receptive_field()
     meta = {
-        "key": cache_key(dataset, performer, config.cache.dtype),
+        "key": cache_key(dataset, performer, config.cache.dtype, config.cache.mirror),
         "dataset": dataset.name,
         "dataset_fingerprint": dataset.fingerprint,
         "performer": performer.spec.arch,
@@ -120,7 +123,7 @@ def _write(folder: Path, config: Config, dataset: Dataset, performer: Performer,
         "categories": dataset.categories,
         "landmarks": dataset.landmarks,
         "single_category": dataset.single_category,
-        "images": {"train": len(dataset.train), "test": len(dataset.test)},
+        "images": {split: len(records) for split, records in splits.items()},
         "input_size": performer.spec.input_size,
         "receptive_field": field._asdict(),
         "channels": shapes["channels"],
@@ -142,6 +145,12 @@ def _write(folder: Path, config: Config, dataset: Dataset, performer: Performer,
     part.rename(folder / META)
 
 
+def mirrored(images: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Crops (N, 3, S, S) and their landmarks (N, parts, 3), mirrored left to right; a left wing is then still called so."""
+    x = torch.where(places[..., 2] > 0, images.shape[-1] - places[..., 0], 0.0)
+    return images.flip(-1), torch.stack([x, places[..., 1], places[..., 2]], -1)
+
+
 def _write_split(
     folder: Path,
     split: str,
@@ -161,6 +170,8 @@ def _write_split(
     for first in range(0, len(records), BATCH):
         batch = records[first : first + BATCH]
         images, places = load_crops(batch, size)
+        if split == "mirror":
+            images, places = mirrored(images, places)
         landmarks.append(places)
         seen = performer.features(images.to(device).float() / 255)
         answers.append(seen.logits.argmax(1).cpu())

@@ -57,6 +57,8 @@ class FeatureCache:
     """The training split."""
     test: Split
     """The test split."""
+    mirror: Split | None
+    """The training images, mirrored, in the same order, if they were asked for."""
     pool: nn.Module
     """The performer's last pooling: (B, C, n, n) -> (B, C, m, m)."""
     head: nn.Module
@@ -68,13 +70,13 @@ class FeatureCache:
         """The cache with both splits on the device if they fit there, else as it is, memory-mapped."""
         if device.type == "cpu":
             return self
-        splits = (self.train, self.test)
+        splits = [self.train, self.test, *([self.mirror] if self.mirror else [])]
         needed = sum(t.nbytes for s in splits for t in (s.features, *s.targets))
         free = torch.cuda.mem_get_info(device)[0]
         if needed > 0.6 * free:  # the rest is for the explainer
             return self
         moved = [s._replace(features=s.features.to(device), targets=[t.to(device) for t in s.targets]) for s in splits]
-        return dataclasses.replace(self, train=moved[0], test=moved[1])
+        return dataclasses.replace(self, train=moved[0], test=moved[1], mirror=moved[2] if self.mirror else None)
 
 
 class CacheInfo(NamedTuple):
@@ -142,6 +144,7 @@ def load_cache(folder: Path) -> FeatureCache:
         meta=meta,
         train=_open_split(folder, "train", meta, small),
         test=_open_split(folder, "test", meta, small),
+        mirror=_open_split(folder, "mirror", meta, small) if "mirror" in meta["images"] else None,
         pool=build_module(meta["pool"]),
         head=head.requires_grad_(False),
         decoder_layers=layers,

@@ -21,8 +21,8 @@ from paraphrase.core.errors import InputError
 from paraphrase.core.explainer.checkpoint import ABOUT, load_explainer
 from paraphrase.core.explainer.network import Explainer
 from paraphrase.core.features.cache import META, FeatureCache, caches, load_cache
-from paraphrase.core.measure.evaluation import performer_peaks, test_peaks
-from paraphrase.core.measure.filters import BEST_IMAGES, Peaks, assign_category
+from paraphrase.core.measure.evaluation import filter_scores, performer_peaks, test_peaks
+from paraphrase.core.measure.filters import Peaks
 
 SIDES = ("explainer", "performer")
 """Whose filters are asked: the explainer's interpretable ones and the performer's own."""
@@ -156,34 +156,6 @@ def group(names: list[str], index: Tensor, rest: str = NO_PART) -> Groups:
     return Groups([*names, rest], torch.where(index < 0, len(names), index))
 
 
-def nearest_parts(peaks: Peaks, landmarks: Tensor, labels: Tensor, positive: int | None = None) -> Tensor:
-    """(F,) int64 part that each filter's peak is closest to on average, -1 for a filter that never fires beside one.
-
-    The mean distance is over the 100 test images of the filter's category that fire it most among those in which the part
-    is visible; where it does not fire it has no peak, so such an image does not count.
-
-    Args:
-        peaks: of N test images and F filters.
-        landmarks: (N, P, 3) x, y in pixels of the crop and 1 where visible.
-        labels: (N,) categories.
-        positive: the category of all filters; None: each filter's is the one that it fires for most.
-    """
-    category = assign_category(peaks.values, labels, positive)
-    distance = torch.full((peaks.values.shape[1], landmarks.shape[1]), torch.inf, dtype=torch.float64)
-    for c in category.unique():
-        chosen = (category == c).nonzero().squeeze(1)
-        for part in range(landmarks.shape[1]):
-            images = ((labels == c) & (landmarks[:, part, 2] > 0)).nonzero().squeeze(1)
-            values = peaks.values[images][:, chosen]
-            apart = (peaks.positions[images][:, chosen] - landmarks[images, None, part, :2].double()).norm(dim=-1)
-            best, rank = values.sort(dim=0, descending=True, stable=True)
-            fires = best[:BEST_IMAGES] > 0
-            total = torch.where(fires, apart.gather(0, rank[:BEST_IMAGES]), 0.0).sum(0)
-            distance[chosen, part] = torch.where(fires.any(0), total / fires.sum(0), torch.inf)
-    nearest = distance.min(1)
-    return torch.where(nearest.values.isfinite(), nearest.indices, -1)
-
-
 def strongest_filters(given: Tensor, name: str, count: int = 5) -> Groups:
     """The filters that contribute most, each a group of its own; for data without landmarks.
 
@@ -275,9 +247,9 @@ def open_subject(folder: Path) -> Subject:
     if dataset.landmarks:
         every = test_peaks(explainer, cache, autocast_for("float32", torch.device("cpu")))
         first = Peaks(*(t[:, : explainer.width] for t in every))
-        positive = 1 if cache.meta["single_category"] else None
         for side, peaks in zip(SIDES, (first, performer_peaks(cache)), strict=True):
-            index = nearest_parts(peaks, cache.test.landmarks, cache.test.labels, positive)
-            parts[side] = group(dataset.landmarks, index)
+            scores = filter_scores(cache, peaks)
+            assert scores is not None
+            parts[side] = group(dataset.landmarks, scores.part)
     p = explainer.p()
     return Subject(config, dataset, cache, paths, parts, None if p is None else float(p[0]))

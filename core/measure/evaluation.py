@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from paraphrase.core.explainer.network import Explainer
 from paraphrase.core.features.cache import FeatureCache
+from paraphrase.core.measure.ceiling import ceiling_peaks, keep_ceiling, kept_ceiling
 from paraphrase.core.measure.filters import FilterScores, Peaks, centre_peaks, peaks_of, random_peaks, score_filters
 from paraphrase.core.measure.metrics import Measured, measure
+from paraphrase.core.measure.parts import mean_landmark_error
 from paraphrase.core.objective.losses import filter_loss
 
 EVAL_BATCH = 128
@@ -34,14 +37,43 @@ def gather(features: Tensor, index: Tensor, device: torch.device, autocast: torc
     return batch.permute(0, 2, 3, 1, 4).flatten(3).permute(0, 3, 1, 2)
 
 
-def filter_scores(cache: FeatureCache, peaks: Peaks) -> FilterScores | None:
-    """Scores of filters with these peaks on the test split; None where the data has no landmarks."""
-    landmarks = cache.test.landmarks
-    if not landmarks.shape[1]:
+RANDOM_FILTERS = 2048
+"""Random filters from which it is told what chance tracks."""
+
+
+def filter_scores(cache: FeatureCache, peaks: Peaks, replicates: int = 1) -> FilterScores | None:
+    """Scores of the filters of R networks with these peaks on the test split; None where the data has no landmarks."""
+    if not cache.test.landmarks.shape[1]:
         return None
     positive = 1 if cache.meta["single_category"] else None
+    return _scores(cache, peaks, positive, chance(cache, peaks.values.shape[1] // replicates))
+
+
+def _scores(cache: FeatureCache, peaks: Peaks, positive: int | None, beats: Tensor | None = None) -> FilterScores:
     diagonal = cache.meta["input_size"] * math.sqrt(2)
-    return score_filters(Peaks(*(t.cpu() for t in peaks)), landmarks, cache.test.labels, diagonal, positive)
+    on_cpu = Peaks(*(t.cpu() for t in peaks))
+    return score_filters(on_cpu, cache.test.landmarks, cache.test.labels, diagonal, positive, beats)
+
+
+_CHANCE: dict[tuple[str, int], Tensor] = {}
+
+
+def chance(cache: FeatureCache, width: int) -> Tensor:
+    """(P,) tracking of each part that the best of `width` random filters beats once in a hundred times; known once a process."""
+    key = (cache.meta["key"], width)
+    if key not in _CHANCE:
+        field, n = cache.meta["receptive_field"], cache.meta["map_size"]
+        peaks = random_peaks(len(cache.test.labels), RANDOM_FILTERS, n, field["start"], field["stride"], seed=1)
+        explained = _scores(cache, peaks, 1 if cache.meta["single_category"] else None).explained
+        _CHANCE[key] = explained.nan_to_num(0).quantile(0.99 ** (1 / width), 0)
+    return _CHANCE[key]
+
+
+def _by_category(cache: FeatureCache, peaks: Peaks) -> list[FilterScores]:
+    """All filters judged on each category in turn; empty in the single-category protocol and without landmarks."""
+    if cache.meta["single_category"] or not cache.test.landmarks.shape[1]:
+        return []
+    return [_scores(cache, peaks, int(c)) for c in cache.test.labels.unique()]
 
 
 def test_peaks(explainer: Explainer, cache: FeatureCache, autocast: torch.autocast) -> Peaks:
@@ -49,17 +81,24 @@ def test_peaks(explainer: Explainer, cache: FeatureCache, autocast: torch.autoca
     return _pass_over_test(explainer, cache, autocast)[0]
 
 
-def evaluate(explainer: Explainer, cache: FeatureCache, autocast: torch.autocast) -> dict[str, Tensor]:
-    """Every metric of `METRICS` that is defined here, each (R,) float64 on the CPU."""
+def evaluate(explainer: Explainer, cache: FeatureCache, autocast: torch.autocast, at_end: bool = False) -> dict[str, Tensor]:
+    """Every metric of `METRICS` that is defined here, each (R,) float64 on the CPU.
+
+    Args:
+        at_end: also those that need the training images.
+    """
     peaks, error, agree, correct, information = _pass_over_test(explainer, cache, autocast)
-    images = len(cache.test.labels)
+    images, landmarks = len(cache.test.labels), cache.test.landmarks.shape[1]
     energy = torch.tensor([_test_energy(cache, layer) for layer in range(2)], dtype=torch.float64)
     return measure(
         Measured(
             cache,
             explainer.replicates,
             peaks,
-            filter_scores(cache, peaks),
+            filter_scores(cache, peaks, explainer.replicates),
+            by_category=_by_category(cache, peaks),
+            chance=chance(cache, explainer.width) if landmarks else None,
+            train_peaks=train_peaks(explainer, cache, autocast) if at_end and landmarks else None,
             information=information,
             error=error.cpu() / energy,
             p=explainer.p(),
@@ -67,6 +106,28 @@ def evaluate(explainer: Explainer, cache: FeatureCache, autocast: torch.autocast
             accuracy=correct / images,
         )
     )
+
+
+@torch.no_grad()
+def train_peaks(explainer: Explainer, cache: FeatureCache, autocast: torch.autocast) -> Peaks:
+    """Peaks (N, R * W) of the explainer's filters on the training images."""
+    device, field, found = next(explainer.parameters()).device, cache.meta["receptive_field"], []
+    was_training = explainer.training
+    explainer.eval()
+    for index in torch.arange(len(cache.train.labels), device=cache.train.features.device).split(EVAL_BATCH):
+        feature = gather(cache.train.features, index.expand(explainer.replicates, -1), device, autocast)
+        with autocast:
+            _, interp_maps, ordin_maps = explainer.encode(feature)
+        maps = interp_maps[-1] if interp_maps else ordin_maps
+        assert maps is not None
+        found.append(peaks_of(maps.float(), field["start"], field["stride"]))
+    explainer.train(was_training)
+    return joined(found)
+
+
+def joined(blocks: list[Peaks]) -> Peaks:
+    """Peaks of blocks of images as those of all images."""
+    return Peaks(torch.cat([b.positions for b in blocks]), torch.cat([b.values for b in blocks]))
 
 
 def _test_energy(cache: FeatureCache, layer: int) -> float:
@@ -106,28 +167,30 @@ def _pass_over_test(
         if len(index) == EVAL_BATCH or not blocks:  # a short last block would bound the information lower
             information, blocks = information - filter_loss(maps, 5.0), blocks + 1
     explainer.train(was_training)
-    joined = Peaks(torch.cat([p.positions for p in peaks]), torch.cat([p.values for p in peaks]))
-    return joined, error, agree, correct, information / blocks
+    return joined(peaks), error, agree, correct, information / blocks
 
 
-def performer_peaks(cache: FeatureCache) -> Peaks:
-    """Peaks (N, C) of the performer's own filters on the test split."""
-    field = cache.meta["receptive_field"]
+def performer_peaks(cache: FeatureCache, split: str = "test") -> Peaks:
+    """Peaks (N, C) of the performer's own filters on a split, `test` or `train`."""
+    field, features = cache.meta["receptive_field"], getattr(cache, split).features
     blocks = [
-        peaks_of(block.permute(0, 3, 1, 2).float(), field["start"], field["stride"])
-        for block in cache.test.features.split(EVAL_BATCH)
+        peaks_of(block.permute(0, 3, 1, 2).float(), field["start"], field["stride"]) for block in features.split(EVAL_BATCH)
     ]
-    return Peaks(torch.cat([b.positions for b in blocks]).cpu(), torch.cat([b.values for b in blocks]).cpu())
+    return Peaks(*(t.cpu() for t in joined(blocks)))
 
 
 def baseline(cache: FeatureCache) -> dict[str, dict[str, float]]:
-    """The rows that belong to every table: the performer's own filters, random peaks and a peak fixed at the centre."""
-    field, images = cache.meta["receptive_field"], len(cache.test.labels)
+    """The rows that belong to every table: the performer's own filters; random peaks; a peak fixed at the centre; `mean`, the
+    landmark error of always guessing the training mean; and `ceiling`, filters that were trained with the labels.
+    """
+    field, images, landmarks = cache.meta["receptive_field"], len(cache.test.labels), cache.test.landmarks.shape[1]
     n, filters = cache.test.features.shape[1], cache.test.features.shape[3]
+    start, stride, size = field["start"], field["stride"], cache.meta["input_size"]
+    trained = len(cache.train.labels)
     rows = {
-        "performer": performer_peaks(cache),
-        "random": random_peaks(images, filters, n, field["start"], field["stride"]),
-        "centre": centre_peaks(images, filters, cache.meta["input_size"]),
+        "performer": (performer_peaks(cache), performer_peaks(cache, "train")),
+        "random": tuple(random_peaks(count, filters, n, start, stride, seed) for seed, count in ((0, images), (2, trained))),
+        "centre": tuple(centre_peaks(count, filters, size) for count in (images, trained)),
     }
     blocks = [b.permute(0, 3, 1, 2) for b in cache.test.features.split(EVAL_BATCH)]
     whole = [b for b in blocks if len(b) == EVAL_BATCH] or blocks[:1]
@@ -136,8 +199,34 @@ def baseline(cache: FeatureCache) -> dict[str, dict[str, float]]:
         "accuracy": (cache.test.performer_labels == cache.test.labels).double().mean()[None],
     }
     table: dict[str, dict[str, float]] = {}
-    for name, peaks in rows.items():
-        scores, more = filter_scores(cache, peaks), own if name == "performer" else {}
-        found = measure(Measured(cache, 1, peaks, scores, **more)) if more or scores else {}
+    for name, (test, train) in rows.items():
+        more: dict[str, Any] = dict(own) if name == "performer" else {}
+        if landmarks:
+            more |= {"by_category": _by_category(cache, test), "chance": chance(cache, filters), "train_peaks": train}
+        found = measure(Measured(cache, 1, test, filter_scores(cache, test), **more)) if more else {}
         table[name] = {k: float(v) for k, v in found.items() if not math.isnan(float(v))}
+    if landmarks:
+        errors = mean_landmark_error(cache.train.landmarks, cache.test.landmarks, size)
+        each = {f"landmark_error_{part}": float(e) for part, e in zip(cache.meta["landmarks"], errors, strict=True)}
+        table["mean"] = {"landmark_error": float(errors.nanmean()), **{k: v for k, v in each.items() if not math.isnan(v)}}
+        table["ceiling"] = _ceiling(cache)
     return table
+
+
+def _ceiling(cache: FeatureCache) -> dict[str, float]:
+    """The metrics of filters that were trained with the labels; once a cache."""
+    kept = kept_ceiling(cache)
+    if kept is None:
+        train, test = ceiling_peaks(cache)
+        seen = Measured(
+            cache,
+            1,
+            test,
+            filter_scores(cache, test),
+            by_category=_by_category(cache, test),
+            chance=chance(cache, test.values.shape[1]),
+            train_peaks=train,
+        )
+        kept = {k: float(v) for k, v in measure(seen).items() if not math.isnan(float(v))}
+        keep_ceiling(cache, kept)
+    return kept

@@ -30,8 +30,10 @@ class FilterScores(NamedTuple):
     """(F,) location instability as a share of the crop's diagonal."""
     tracking: Tensor
     """(F,) part tracking of the filter's best part, in [0, 1]."""
+    explained: Tensor
+    """(F, P) part tracking of every part."""
     part: Tensor
-    """(F,) int64 index of that part; -1 if the filter tracks none."""
+    """(F,) int64 part that names the filter: its best-tracked one, where that beats chance; else -1."""
     category: Tensor
     """(F,) int64 category in which the filter's mean peak is highest."""
     dead: Tensor
@@ -55,7 +57,14 @@ def assign_category(values: Tensor, labels: Tensor, positive: int | None = None)
     return categories[means.argmax(0)]
 
 
-def score_filters(peaks: Peaks, landmarks: Tensor, labels: Tensor, diagonal: float, positive: int | None = None) -> FilterScores:
+def score_filters(
+    peaks: Peaks,
+    landmarks: Tensor,
+    labels: Tensor,
+    diagonal: float,
+    positive: int | None = None,
+    chance: Tensor | None = None,
+) -> FilterScores:
     """Location instability [I] and part tracking of every filter.
 
     Args:
@@ -64,6 +73,7 @@ def score_filters(peaks: Peaks, landmarks: Tensor, labels: Tensor, diagonal: flo
         labels: (N,) categories.
         diagonal: of the crop, in pixels.
         positive: the category all filters are judged on; None: each on the one that it fires for most.
+        chance: (P,) tracking that a filter's best part must beat to name it; None: 0.
     """
     filters, parts = peaks.values.shape[1], landmarks.shape[1]
     category = assign_category(peaks.values, labels, positive)
@@ -86,7 +96,8 @@ def score_filters(peaks: Peaks, landmarks: Tensor, labels: Tensor, diagonal: flo
     return FilterScores(
         instability=spread.nanmean(1) / diagonal,
         tracking=torch.where(tracking < 0, torch.nan, tracking),
-        part=torch.where(tracking > 0, part_index, -1),
+        explained=explained,
+        part=torch.where(tracking > (0 if chance is None else chance[part_index]), part_index, -1),
         category=category,
         dead=dead,
     )

@@ -29,6 +29,12 @@ class Measured(NamedTuple):
     """Of N test images and R * F filters."""
     scores: FilterScores | None
     """Of the filters; None where the data has no landmarks."""
+    by_category: Sequence[FilterScores] = ()
+    """All filters judged on each category in turn; empty where there is one, or no landmarks."""
+    chance: Tensor | None = None
+    """(P,) tracking of a part that the best of as many random filters beats once in a hundred times."""
+    train_peaks: Peaks | None = None
+    """Of the training images; None before the last epoch."""
     information: Tensor | None = None
     """(R * F,) mutual information of maps and templates, in nats."""
     error: Tensor | None = None
@@ -60,6 +66,10 @@ class Metric(NamedTuple):
     """(R,); None where it is not defined."""
     landmarks: bool = False
     """Whether the data must have landmarks."""
+    each_part: bool = False
+    """Whether it has a value for each landmark, (R, P): the key then ends in the landmark's name."""
+    at_end: bool = False
+    """Whether it is measured after the last epoch only, since it needs the training images."""
     shown: bool = True
     """Whether it has a column in tables; any metric can be an objective."""
 
@@ -70,6 +80,62 @@ def _instability(seen: Measured) -> Tensor | None:
 
 def _tracking(seen: Measured) -> Tensor | None:
     return seen.scores and seen.mean(seen.scores.tracking)
+
+
+def _mean_by_category(name: str) -> Callable[[Measured], Tensor | None]:
+    def measure(seen: Measured) -> Tensor | None:
+        if not seen.by_category:
+            return None
+        from torch import stack
+
+        return stack([seen.mean(getattr(scores, name)) for scores in seen.by_category]).nanmean(0)
+
+    return measure
+
+
+def _best_tracking(seen: Measured) -> Tensor | None:
+    """(R, P) of each part's best filter."""
+    return seen.scores and seen.scores.explained.nan_to_num(0).unflatten(0, (seen.replicates, -1)).amax(1)
+
+
+def _parts_tracked(seen: Measured) -> Tensor | None:
+    best = _best_tracking(seen)
+    return None if best is None or seen.chance is None else (best > seen.chance).double().sum(1)
+
+
+def _distinct(seen: Measured) -> Tensor:
+    from torch import stack
+
+    from paraphrase.core.objective.places import distinct_filters, redundancy, strengths
+
+    side, found = seen.cache.meta["input_size"], []
+    for xy, values in zip(
+        (seen.peaks.positions / side).chunk(seen.replicates, 1), seen.peaks.values.chunk(seen.replicates, 1), strict=True
+    ):
+        found.append(distinct_filters(redundancy(xy.double(), strengths(values).double(), DISTINCT_WIDTH)))
+    return stack(found)
+
+
+def _landmark_errors(seen: Measured) -> Tensor | None:
+    """(R, P) of each landmark."""
+    if seen.train_peaks is None or seen.scores is None:
+        return None
+    from torch import stack
+
+    from paraphrase.core.measure.filters import Peaks
+    from paraphrase.core.measure.parts import landmark_error
+
+    train, test, found = seen.cache.train.landmarks, seen.cache.test.landmarks, []
+    parts = [[t.cpu().chunk(seen.replicates, 1) for t in peaks] for peaks in (seen.train_peaks, seen.peaks)]
+    for r in range(seen.replicates):
+        fitted, asked = (Peaks(positions[r], values[r]) for positions, values in parts)
+        found.append(landmark_error(fitted, train, asked, test, seen.cache.meta["input_size"]))
+    return stack(found)
+
+
+def _landmark_error(seen: Measured) -> Tensor | None:
+    errors = _landmark_errors(seen)
+    return None if errors is None else errors.nanmean(1)
 
 
 def _coverage(seen: Measured) -> Tensor | None:
@@ -101,6 +167,15 @@ def _error(layer: int | None) -> Callable[[Measured], Tensor | None]:
 
 METRICS = (
     Metric(
+        "landmark_error",
+        "lm err",
+        "lower",
+        "distance between a landmark and where all filters' peaks say that it is, over the crop's side; mean over landmarks",
+        _landmark_error,
+        landmarks=True,
+        at_end=True,
+    ),
+    Metric(
         "location_instability",
         "instab",
         "lower",
@@ -116,7 +191,21 @@ METRICS = (
         _tracking,
         landmarks=True,
     ),
-    Metric("part_coverage", "cover", "higher", "how many parts the filters name between them", _coverage, landmarks=True),
+    Metric(
+        "parts_tracked",
+        "parts",
+        "higher",
+        "parts whose best filter tracks them better than the best of as many random filters, in 99 of 100 draws",
+        _parts_tracked,
+        landmarks=True,
+    ),
+    Metric(
+        "distinct_filters",
+        "distinct",
+        "higher",
+        "how many filters there are that say different things: 1 if all are one detector, W if no two are alike",
+        _distinct,
+    ),
     Metric("p", "p", "higher", "share of the features that comes from the interpretable track", lambda seen: seen.p),
     Metric(
         "reconstruction_error",
@@ -125,8 +214,6 @@ METRICS = (
         "error of the performer's fully connected features, relative to their energy",
         _error(None),
     ),
-    Metric("reconstruction_error_1", "rec 1", "lower", "the same, of the first target alone", _error(0), shown=False),
-    Metric("reconstruction_error_2", "rec 2", "lower", "the same, of the second target alone", _error(1), shown=False),
     Metric("fidelity", "fid", "higher", "share of test images whose class stays the performer's own", lambda seen: seen.fidelity),
     Metric("accuracy", "acc", "higher", "share of test images whose class is right", lambda seen: seen.accuracy),
     Metric("dead_filters", "dead", "lower", "share of filters that fire on no test image", _dead),
@@ -137,27 +224,93 @@ METRICS = (
         "of a filter's maps and the part templates, in nats: the filter loss with its sign turned",
         _information,
     ),
+    Metric("part_coverage", "cover", "higher", "how many parts the filters name between them", _coverage, landmarks=True),
+    Metric("reconstruction_error_1", "rec 1", "lower", "the same, of the first target alone", _error(0), shown=False),
+    Metric("reconstruction_error_2", "rec 2", "lower", "the same, of the second target alone", _error(1), shown=False),
+    Metric(
+        "location_instability_by_category",
+        "instab c",
+        "lower",
+        "location instability of all filters on each category in turn; mean over categories",
+        _mean_by_category("instability"),
+        landmarks=True,
+        shown=False,
+    ),
+    Metric(
+        "part_tracking_by_category",
+        "track c",
+        "higher",
+        "part tracking of all filters on each category in turn; mean over categories",
+        _mean_by_category("tracking"),
+        landmarks=True,
+        shown=False,
+    ),
+    Metric(
+        "tracking",
+        "track",
+        "higher",
+        "part tracking of the best filter of this part",
+        _best_tracking,
+        landmarks=True,
+        each_part=True,
+        shown=False,
+    ),
+    Metric(
+        "landmark_error",
+        "lm err",
+        "lower",
+        "landmark error of this landmark",
+        _landmark_errors,
+        landmarks=True,
+        each_part=True,
+        at_end=True,
+        shown=False,
+    ),
 )
-"""All metrics, in the order of tables [algorithm.md, 5]."""
+"""All metrics, in the order of tables [algorithm.md, 5 and 8]."""
 
-BY_KEY = {metric.key: metric for metric in METRICS}
+DISTINCT_WIDTH = 0.1
+"""Sigma of distinct filters, as a share of the crop's side."""
+
+BY_KEY = {metric.key: metric for metric in METRICS if not metric.each_part}
 KEYS = tuple(metric.key for metric in METRICS if metric.shown)
 """Keys of the metrics in tables, in their order."""
-DETAILS = tuple(metric.key for metric in METRICS if not metric.shown)
-"""Keys of the others."""
+DETAILS = tuple(metric.key for metric in METRICS if not metric.shown and not metric.each_part)
+"""Keys of the others that every data set has."""
+EACH_PART = tuple(metric.key for metric in METRICS if metric.each_part)
+"""What the keys begin with, before an underscore, that have a landmark's name in them."""
 LOWER_IS_BETTER = frozenset(metric.key for metric in METRICS if metric.better == "lower")
-NEED_LANDMARKS = frozenset(metric.key for metric in METRICS if metric.landmarks)
+
+
+def metric_of(key: str) -> Metric | None:
+    """The metric that a key, perhaps with a landmark's name in it, is of; None if there is none."""
+    if key in BY_KEY:
+        return BY_KEY[key]
+    fits = [metric for metric in METRICS if metric.each_part and key.startswith(metric.key + "_")]
+    return fits[0] if fits else None
 
 
 def measure(seen: Measured) -> dict[str, Tensor]:
     """Every metric that is defined, each (R,) float64 on the CPU."""
-    values = {metric.key: metric.measure(seen) for metric in METRICS}
-    return {key: value.detach().double().cpu() for key, value in values.items() if value is not None}
+    values: dict[str, Tensor] = {}
+    for metric in METRICS:
+        value = metric.measure(seen)
+        if value is None:
+            continue
+        value = value.detach().double().cpu()
+        if metric.each_part:
+            values |= {f"{metric.key}_{name}": value[:, i] for i, name in enumerate(seen.cache.meta["landmarks"])}
+        else:
+            values[metric.key] = value
+    return values
 
 
 def short_name(key: str) -> str:
     """A metric's name in tables on the screen; any other key in words."""
-    return BY_KEY[key].short if key in BY_KEY else key.replace("_", " ")
+    metric = metric_of(key)
+    if metric is None:
+        return key.replace("_", " ")
+    return metric.short + key.removeprefix(metric.key).replace("_", " ")
 
 
 def metrics_rows(rows: Mapping[str, Mapping[str, float]], keys: Sequence[str] = KEYS) -> list[list[str]]:

@@ -6,13 +6,15 @@ possible objective of a sweep, and has an ablation that takes it away. `docs/ext
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from paraphrase.core.schema import RULES, Real
+from paraphrase.core.schema import RULES, Real, Whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,13 +24,25 @@ if TYPE_CHECKING:
 class LossConfig:
     reconstruction: list[Annotated[Real, Field(ge=0)]] = Field(default_factory=lambda: [1.0, 1.0])
     """lambda_l: weights of the reconstruction loss of fc-dec-1 and fc-dec-2."""
-    eta: Real = Field(default=1.4, ge=0.0)
+    eta: Real = Field(default=0.5, ge=0.0)
     """Weight of -log p."""
     lambda_f: Real = Field(default=3.0, ge=0.0)
     """Weight of the filter loss."""
-    kappa: Real = Field(default=1.5, gt=0.0)
-    """Filter temperature: the score of a map with all its mass at a template's centre. Above about 3, filters settle on
-    different parts in different images."""
+    lambda_r: Real = Field(default=12.0, ge=0.0)
+    """Weight of the redundancy term: filters that fire in the same images at a constant offset say the same thing."""
+    redundancy_width: Real = Field(default=0.05, gt=0.0)
+    """Standard deviation of the offset of two filters, as a share of the crop's side, from which on they differ."""
+    lambda_m: Real = Field(default=100.0, ge=0.0)
+    """Weight of the mirror term: a filter sits at the mirrored place in the mirrored image. Needs `cache.mirror: true`."""
+    lambda_g: Real = Field(default=0.0, ge=0.0)
+    """Weight of the group-information term: filter groups look at different things, wherever they are."""
+    groups: Whole = Field(default=8, ge=2)
+    """K filter groups of the group-information term; at most the width of the last interpretable layer."""
+    group_temperature: Real = Field(default=0.1, gt=0.0)
+    """Temperature of the group-information term."""
+    kappa: Real = Field(default=10.0, gt=0.0)
+    """Filter temperature: the score of a map with all its mass at a template's centre. Without the redundancy term, filters
+    settle on different parts in different images above about 3."""
     template_beta: Real = Field(default=4.0, gt=0.0)
     """How fast a template falls off with the L1 distance from its centre, in map sizes."""
     filter_loss: Literal["exact", "category"] = "exact"
@@ -39,7 +53,8 @@ class LossConfig:
     """Whether the filter loss sees their maps before or after the masks; a mask hides from it what it should put out."""
 
 
-class Step(NamedTuple):
+@dataclasses.dataclass
+class Step:
     """What a training step has seen, of R replicates and a batch of B images each."""
 
     outputs: Sequence[Tensor]
@@ -54,8 +69,14 @@ class Step(NamedTuple):
     """Maps of the interpretable conv-layers after ReLU, before the mask, each (B, R * W, n, n); empty without that track."""
     masked_maps: Sequence[Tensor]
     """The same after the mask."""
+    feature: Tensor
+    """(B, R * C, n, n) of the performer."""
     labels: Tensor
     """(R, B) int64 categories."""
+    grid: Tensor
+    """(n,) receptive-field centres of the cells along a side, as shares of the crop's side."""
+    mirrored: int
+    """How many images at the end of the batch are mirror images of as many at its beginning."""
     loss: LossConfig
     """Settings that all replicates share."""
     vector: Callable[[str], Tensor]
@@ -72,6 +93,20 @@ class Step(NamedTuple):
     def mean_over_filters(self, values: Tensor) -> Tensor:
         """(R,) means of (R * W,) values of filters."""
         return values.unflatten(0, (self.replicates, -1)).mean(1)
+
+    def by_replicate(self, values: Tensor) -> Tensor:
+        """(R, B, W, ...) of (B, R * W, ...)."""
+        return values.unflatten(1, (self.replicates, -1)).movedim(1, 0)
+
+    @functools.cached_property
+    def places(self) -> tuple[Tensor, Tensor] | None:
+        """Soft positions (R, B, W, 2) and strengths (R, B, W) of the top interpretable maps; None without that track."""
+        from paraphrase.core.objective.places import soft_positions, strengths
+
+        if not self.unmasked_maps:
+            return None
+        maps = self.unmasked_maps[-1]
+        return self.by_replicate(soft_positions(maps, self.grid)), strengths(self.by_replicate(maps.detach().amax((2, 3))))
 
 
 class Term(NamedTuple):
@@ -120,11 +155,41 @@ def _filter(step: Step) -> Tensor | None:
     return sum(values[1:], values[0])
 
 
+def _redundancy(step: Step) -> Tensor | None:
+    """Mean redundancy of two of the top interpretable filters."""
+    from paraphrase.core.objective.places import redundancy
+
+    return step.places and redundancy(*step.places, step.loss.redundancy_width).mean((1, 2))
+
+
+def _mirror(step: Step) -> Tensor | None:
+    """Mean squared distance, in shares of the side, of a filter's place and the mirrored place in the mirrored image."""
+    from paraphrase.core.objective.places import mirror_distance
+
+    if step.places is None or not step.mirrored:
+        return None
+    (places, strength), m = step.places, step.mirrored
+    return mirror_distance(places[:, :m], strength[:, :m], places[:, -m:], strength[:, -m:]).mean(1)
+
+
+def _groups(step: Step) -> Tensor | None:
+    """-log of the share with which what a filter group sees names the group."""
+    from paraphrase.core.objective.places import group_information
+
+    if not step.unmasked_maps:
+        return None
+    maps, feature = step.by_replicate(step.unmasked_maps[-1]), step.by_replicate(step.feature)
+    return group_information(maps, feature, step.loss.groups, step.loss.group_temperature)
+
+
 TERMS = (
     Term("reconstruction_1", "reconstruction.0", _reconstruction(0)),
     Term("reconstruction_2", "reconstruction.1", _reconstruction(1)),
     Term("p", "eta", _p, "no_p_term", tracks=2),
     Term("filter", "lambda_f", _filter, "no_filter_loss"),
+    Term("redundancy", "lambda_r", _redundancy, "no_redundancy_term"),
+    Term("mirror", "lambda_m", _mirror, "no_mirror_term"),
+    Term("groups", "lambda_g", _groups, "no_group_term"),
 )
 """The objective: the sum of these, each times its weight."""
 

@@ -76,7 +76,7 @@ def explain_image(subject: Subject, record: Record) -> Explained:
     """
     meta = subject.cache.meta
     performer, _ = obtain_performer(subject.config, subject.dataset)
-    if cache_key(subject.dataset, performer, subject.config.cache.dtype) != meta["key"]:
+    if cache_key(subject.dataset, performer, subject.config.cache.dtype, subject.config.cache.mirror) != meta["key"]:
         raise InputError(f"performer: is not that of the cache {meta['key']}, which the explainer was trained on")
     image = crop(record, meta["input_size"])[0]
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255

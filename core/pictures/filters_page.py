@@ -15,14 +15,20 @@ from paraphrase.core.config import Config
 from paraphrase.core.data import load_dataset
 from paraphrase.core.data.records import Record, crop
 from paraphrase.core.device import autocast_for
+from paraphrase.core.errors import InputError
 from paraphrase.core.explainer.checkpoint import ABOUT, load_explainer
 from paraphrase.core.features.cache import FeatureCache
+from paraphrase.core.measure.alike import groups_alike
+from paraphrase.core.measure.attribution import ExplainerPath, PerformerPath, contributions
 from paraphrase.core.measure.evaluation import filter_scores, gather, performer_peaks, test_peaks
 from paraphrase.core.measure.filters import FilterScores, Peaks
 from paraphrase.core.pictures.drawing import pyplot, save
+from paraphrase.core.terminal.tables import brief
 
 FILTERS, IMAGES = 12, 6
-"""Filters on a page, and test images of each."""
+"""Groups of filters on a page, and test images of each."""
+WEIGHED = 192
+"""Test images on which it is weighed what a filter contributes."""
 SIDE, GAP = 100, 4
 """Pixels of an image on the page, and between two."""
 STEP = 1 + GAP / SIDE
@@ -33,7 +39,7 @@ class Shown(NamedTuple):
     """One filter on the page."""
 
     title: str
-    """Its number, the part it names, its instability."""
+    """Its number; the part that names it, with its tracking, where that beats chance; its instability; how many are alike."""
     images: list[int]
     """Test images that fire it most, strongest first."""
     peaks: np.ndarray
@@ -51,6 +57,8 @@ class Viewed(NamedTuple):
     """None where the data has no landmarks."""
     maps: Callable[[Tensor], Tensor]
     """Test images (K,) -> activations (K, F, n, n)."""
+    worth: Tensor
+    """(F,) mean contribution to the performer's answers; the mean peak where that is not defined."""
 
 
 def draw_filters(config: Config, cache: FeatureCache, folder: str | Path, out: str | Path) -> Path:
@@ -68,8 +76,8 @@ def draw_filters(config: Config, cache: FeatureCache, folder: str | Path, out: s
     }
     sides = {}
     for title, view in views.items():
-        filters = _best_filters(view)
-        sides[title] = [_show(view, f, _strongest(view.peaks.values[:, f], _candidates(view, f, cache)), cache) for f in filters]
+        groups = _best_groups(view, cache)
+        sides[title] = [_show_group(view, group, cache) for group in groups]
     return _draw(sides, load_dataset(config.data).test, cache.meta, Path(out))
 
 
@@ -98,10 +106,10 @@ def pair_up(left: Viewed, right: Viewed, cache: FeatureCache, same_start: bool) 
     Args:
         same_start: both began from the same seed, so that equal numbers are of the same origin where widths agree.
     """
-    filters = _best_filters(left)
+    filters = _best_filters(left, cache)
     same = same_start and left.peaks.values.shape == right.peaks.values.shape
     rows: tuple[list[Shown], list[Shown]] = ([], [])
-    for f, g in zip(filters, filters if same else _best_filters(right), strict=False):
+    for f, g in zip(filters, filters if same else _best_filters(right, cache), strict=False):
         strengths = [view.peaks.values[:, i].float() for view, i in ((left, f), (right, g))]
         both = torch.stack([s / s.max().clamp(min=1e-12) for s in strengths]).sum(0)
         images = _strongest(both, _candidates(left, f, cache))
@@ -124,26 +132,65 @@ def _view_explainer(folder: str | Path, cache: FeatureCache) -> Viewed:
         assert maps is not None
         return maps[:, :width]
 
-    return Viewed(peaks, filter_scores(cache, peaks), maps_of)
+    worth = _contributions(lambda: ExplainerPath(explainer, cache.head), cache, peaks)
+    return Viewed(peaks, filter_scores(cache, peaks), maps_of, worth)
+
+
+_PERFORMERS: dict[str, Viewed] = {}
 
 
 def _view_performer(cache: FeatureCache) -> Viewed:
-    peaks = performer_peaks(cache)
-    return Viewed(peaks, filter_scores(cache, peaks), lambda images: cache.test.features[images].permute(0, 3, 1, 2).float())
+    """The performer's own filters; looked at once a process, since every page of a sweep has them."""
+    key = cache.meta["key"]
+    if key not in _PERFORMERS:
+        _PERFORMERS[key] = _measured_performer(cache)
+    return _PERFORMERS[key]
 
 
-def _best_filters(view: Viewed) -> list[int]:
-    """A dozen filters that fire, the best trackers of each part in turn; the strongest where there are no landmarks."""
-    scores = view.scores
-    if scores is None:
-        return view.peaks.values.float().mean(0).argsort(descending=True)[:FILTERS].tolist()
-    ranked: dict[int, list[int]] = {}
-    for f in scores.tracking.nan_to_num(-1).argsort(descending=True).tolist():
-        if not scores.dead[f]:
-            ranked.setdefault(int(scores.part[f]), []).append(f)
-    queues = [ranked[part] for part in sorted(ranked, key=lambda p: (p < 0, p))]
-    turns = [q[i] for i in range(max(map(len, queues), default=0)) for q in queues if i < len(q)]
-    return sorted(turns[:FILTERS], key=lambda f: int(scores.part[f]))
+def _measured_performer(cache: FeatureCache) -> Viewed:
+    peaks, worth = performer_peaks(cache), _contributions(lambda: PerformerPath(cache), cache, performer_peaks(cache))
+
+    def maps_of(images: Tensor) -> Tensor:
+        return cache.test.features[images].permute(0, 3, 1, 2).float()
+
+    return Viewed(peaks, filter_scores(cache, peaks), maps_of, worth)
+
+
+def _contributions(path: Callable[[], ExplainerPath | PerformerPath], cache: FeatureCache, peaks: Peaks) -> Tensor:
+    """(F,) mean contribution above 0 to the performer's answer, over some test images of all categories."""
+    try:
+        opened = path()
+    except InputError:  # there is no way from these filters to an answer
+        return peaks.values.float().mean(0)
+    some = torch.linspace(0, len(cache.test.labels) - 1, min(WEIGHED, len(cache.test.labels))).long()
+    given = contributions(opened, cache.test.features[some], cache.test.performer_labels[some])
+    return given.clamp(min=0).mean(0)
+
+
+def _by_stability(view: Viewed) -> list[int]:
+    """The filters that fire, the most stable first; the strongest first where there are no landmarks."""
+    alive = (view.peaks.values > 0).any(0)
+    unstable = -view.peaks.values.float().mean(0) if view.scores is None else view.scores.instability.nan_to_num(torch.inf)
+    return [f for f in unstable.argsort(stable=True).tolist() if alive[f]]
+
+
+def _best_groups(view: Viewed, cache: FeatureCache) -> list[list[int]]:
+    """A dozen groups of filters that say the same thing, the most stable one of each first; by what they contribute together."""
+    groups = groups_alike(view.peaks, cache.meta["input_size"], _by_stability(view))
+    return sorted(groups, key=lambda group: -float(view.worth[group].sum()))[:FILTERS]
+
+
+def _show_group(view: Viewed, group: list[int], cache: FeatureCache) -> Shown:
+    """The first of a group of filters on the images that fire it most."""
+    f = group[0]
+    shown = _show(view, f, _strongest(view.peaks.values[:, f], _candidates(view, f, cache)), cache)
+    alike = f"\n+ {len(group) - 1} alike" if len(group) > 1 else ""
+    return shown._replace(title=shown.title + alike)
+
+
+def _best_filters(view: Viewed, cache: FeatureCache) -> list[int]:
+    """The first filter of each of the best groups."""
+    return [group[0] for group in _best_groups(view, cache)]
 
 
 def _candidates(view: Viewed, f: int, cache: FeatureCache) -> Tensor:
@@ -162,8 +209,8 @@ def _show(view: Viewed, f: int, images: Tensor, cache: FeatureCache) -> Shown:
     title = f"{f}"
     if view.scores is not None:
         part = int(view.scores.part[f])
-        name = "dead" if view.scores.dead[f] else cache.meta["landmarks"][part] if part >= 0 else "no part"
-        title = f"{f}: {name}\n{float(view.scores.instability[f]):.3f}"
+        name = f"{cache.meta['landmarks'][part]} {brief(float(view.scores.tracking[f]))}" if part >= 0 else "-"
+        title = f"{f}: {name}\n{brief(float(view.scores.instability[f]))}"
     with torch.no_grad():
         maps = view.maps(images)[:, f].float().numpy()
     return Shown(title, images.tolist(), view.peaks.positions[images, f].numpy(), maps)
@@ -195,7 +242,7 @@ def _draw(sides: dict[str, list[Shown]], records: list[Record], meta: dict[str, 
 
 
 def overlay(image: Any, heat: np.ndarray, meta: dict[str, Any], side: int = 96) -> np.ndarray:
-    """A crop with a heat map over it: (side, side, 3) in [0, 1].
+    """A crop with a map's outline on it, as bright as it was: (side, side, 3) in [0, 1].
 
     Args:
         image: PIL image of the crop.
@@ -212,11 +259,29 @@ def overlay(image: Any, heat: np.ndarray, meta: dict[str, Any], side: int = 96) 
     padded = np.pad(heat, n, mode="edge")
     box = [edge + n for edge in box]
     smooth = Image.fromarray(padded.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC, box=tuple(box))
-    strength = np.asarray(smooth).clip(0, 1)[..., None]
+    inside = np.asarray(smooth) > CONTOUR
     picture = np.asarray(image.resize((side, side))) / 255.0
-    warm = np.array([1.0, 0.15, 0.0])
-    shade = picture * (0.45 + 0.55 * strength)
-    return (shade * (1 - 0.45 * strength) + warm * 0.45 * strength).clip(0, 1)
+    rim = inside & ~_shrunk(inside, 2)
+    around = _shrunk(~inside, 0) & ~_shrunk(~inside, 1)
+    picture[around], picture[rim] = DARK, BRIGHT
+    return picture
+
+
+CONTOUR = 0.5
+"""Share of its largest value at which a map is outlined."""
+BRIGHT, DARK = (1.0, 0.95, 0.2), (0.05, 0.05, 0.05)
+"""A light line with a dark one around it can be seen on any photograph, whatever its colours."""
+
+
+def _shrunk(mask: np.ndarray, by: int) -> np.ndarray:
+    """The mask without its outermost pixels."""
+    for _ in range(by):
+        inner = mask.copy()
+        for axis in (0, 1):
+            for shift in (1, -1):
+                inner &= np.roll(mask, shift, axis)
+        mask = inner
+    return mask
 
 
 def _mark_peak(axis: Any, peak: np.ndarray, column: int, row: int, meta: dict[str, Any]) -> None:

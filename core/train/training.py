@@ -82,8 +82,13 @@ class Training:
         self.explainer = Explainer(config.explainer, performer_shape(cache), cache.pool, self.seeds).to(self.device)
         self.weights = LossWeights(config.loss, len(self.seeds), loss_vectors).to(self.device)
         self.images = len(cache.train.labels)
-        self.batch_size = min(config.train.batch_size, self.images)
+        # with mirror images a batch has half as many images, and as many mirror images of them
+        wanted = config.train.batch_size if cache.mirror is None else max(1, config.train.batch_size // 2)
+        self.batch_size = min(wanted, self.images)
         self.steps = self.images // self.batch_size
+        field, n = cache.meta["receptive_field"], cache.meta["map_size"]
+        centres = field["start"] + field["stride"] * torch.arange(n, dtype=torch.float32)
+        self.grid = (centres / cache.meta["input_size"]).to(self.device)
         self.optimizer = self._optimizer()
         self.epoch = 0
         self.history: list[dict[str, float]] = []
@@ -131,7 +136,7 @@ class Training:
             totals += terms.detach()
         self._check(totals)
         self.epoch += 1
-        metrics = evaluate(self.explainer, self.cache, self.autocast)
+        metrics = evaluate(self.explainer, self.cache, self.autocast, at_end=self.finished)
         metrics |= dict(zip(LOSS_KEYS, (totals / self.steps).double().cpu(), strict=True))
         if bool((metrics["dead_filters"] >= 1).any()):
             raise TrainingEnded(f"all filters died in epoch {self.epoch}")
@@ -141,18 +146,26 @@ class Training:
 
     def _step(self, index: Tensor) -> Step:
         """Run a batch. index: (R, B) of each replicate's images, where the cache's features lie."""
-        split = self.cache.train
-        feature = gather(split.features, index, self.device, self.autocast)
+        splits = [self.cache.train, *([self.cache.mirror] if self.cache.mirror else [])]
+        feature = _joined([gather(split.features, index, self.device, self.autocast) for split in splits], 0)
         with self.autocast:
             explanation: Explanation = self.explainer(feature)
+        labels = self.cache.train.labels.to(index.device)[index].to(self.device, non_blocking=True)
+        targets = [
+            _joined([split.targets[layer][index].to(self.device, non_blocking=True) for split in splits], 1)
+            for layer in range(len(self.cache.train.targets))
+        ]
         return Step(
             outputs=explanation.outputs,
-            targets=[targets[index].to(self.device, non_blocking=True) for targets in split.targets],
+            targets=targets,
             energies=self.cache.meta["target_energy"],
             p=self.explainer.p(),
             unmasked_maps=explanation.unmasked_maps,
             masked_maps=explanation.interp_maps,
-            labels=split.labels.to(index.device)[index].to(self.device, non_blocking=True),
+            feature=feature,
+            labels=labels.repeat(1, len(splits)),
+            grid=self.grid,
+            mirrored=index.shape[1] if self.cache.mirror else 0,
             loss=self.config.loss,
             vector=self.weights.vector,
         )
@@ -237,6 +250,11 @@ class Training:
 
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    """The parts as one tensor; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 def _shuffled(images: int, seed: int, epoch: int) -> Tensor:

@@ -17,6 +17,7 @@ import optuna
 from paraphrase.core.config import flatten, to_mapping
 from paraphrase.core.errors import InputError
 from paraphrase.core.home import home
+from paraphrase.core.measure.verdicts import performer_verdict
 from paraphrase.core.terminal.console import say, waiting
 from paraphrase.sweep.driver.progress import Progress
 from paraphrase.sweep.driver.session import Session
@@ -157,9 +158,15 @@ def _record_baseline(session: Session) -> None:
     """The performer's own metrics and the controls, measured once."""
     rows = session.study.user_attrs.get("baseline")
     if rows is None:
-        from paraphrase.core.measure.evaluation import baseline
+        with waiting("measuring the performer"):
+            from paraphrase.core.measure.evaluation import baseline
 
-        rows = baseline(session.cache)
+            rows = baseline(session.cache)
+        meta = session.cache.meta
+        accuracy = rows["performer"].get("accuracy")
+        if verdict := performer_verdict(accuracy, len(meta["categories"]), meta["images"]["test"]):
+            say(verdict)
+            session.study.set_user_attr("performer_verdict", verdict)
         session.study.set_user_attr("baseline", rows)
     sweep = to_mapping(session.sweep)
     params = flatten(sweep.pop("base")) | {f"sweep.{k}": v for k, v in flatten(sweep).items() if k != "trials"}

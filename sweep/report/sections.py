@@ -21,11 +21,11 @@ from paraphrase.sweep.report.page import Cell, Figure, Section, Table
 from paraphrase.sweep.settings.config import SweepConfig
 from paraphrase.sweep.settings.folder import trial_folder
 from paraphrase.sweep.settings.space import Dimension, short_names
-from paraphrase.sweep.study.results import complete_trials, knee
+from paraphrase.sweep.study.results import complete_trials, front_of, knee
 from paraphrase.sweep.study.study import STATE_NAMES, budget, own_trials
 
 FILTER_PAGES = 6
-"""Most filter pages in a report."""
+"""Most trials of a front whose filters are drawn."""
 
 
 def words(key: str) -> str:
@@ -41,6 +41,14 @@ def label(trial: FrozenTrial) -> str:
 def in_order(front: Sequence[FrozenTrial], sweep: SweepConfig) -> list[FrozenTrial]:
     """The front, best by the first objective first."""
     return sorted(front, key=lambda t: t.values[0], reverse=next(iter(sweep.objectives.values())) == "maximize")
+
+
+def shown_filters(front: Sequence[FrozenTrial], sweep: SweepConfig) -> list[FrozenTrial]:
+    """The trials whose filters are drawn: the knee of the front, then its best by the first objective."""
+    if not front:
+        return []
+    picked = knee(list(front), list(sweep.objectives.values()))
+    return [picked, *(t for t in in_order(front, sweep) if t.number != picked.number)][:FILTER_PAGES]
 
 
 def states_of(study: optuna.Study) -> str:
@@ -119,6 +127,7 @@ def front_section(sweep: SweepConfig, study: optuna.Study, front: Sequence[Froze
             text[0] += " All of these keep the constraints."
     else:
         text = ["No complete trial" + (" keeps the constraints." if sweep.constraints else " yet.")]
+    text += [line[0].upper() + line[1:] + "." for line in front_of(study, sweep).note.splitlines() if front]
     complete = len(complete_trials(study))
     alt = f"Scatter plots of every pair of objectives: {complete} complete trials, of which {len(front)} are on the front"
     caption = "The front is red and numbered, other complete trials are grey, the performer's own values are dotted lines."
@@ -225,20 +234,26 @@ def curves_section(front: int, others: int, left_out: int, picture: Path) -> Sec
     return Section("Learning curves", [], figures=[Figure(picture, alt, caption)])
 
 
+def _filters_of(sweep: SweepConfig, trial: FrozenTrial) -> Path:
+    return trial_folder(sweep.name, trial.number) / "filters.png"
+
+
 def filters_section(sweep: SweepConfig, front: Sequence[FrozenTrial]) -> Section | None:
     """What the filters of the front see, as far as it is drawn; None if nothing is."""
-    ordered = in_order(front, sweep)
-    pages = [(t, page) for t in ordered if (page := trial_folder(sweep.name, t.number) / "filters.png").exists()]
+    pages = [(t, page) for t in shown_filters(front, sweep) if (page := _filters_of(sweep, t)).exists()]
     if not pages:
         return None
     text = [
-        "Each row is a filter, with the test images that fire it most: the point is its peak, the square its receptive "
-        "field, the red its activation. On the left the explainer's interpretable filters, on the right the performer's own.",
+        "Each row stands for all filters that say the same thing: the most stable one, on the test images that fire it most. The "
+        "point is its peak, the square its receptive field, the line where its activation is half of its largest. It has a "
+        "part's name, with its tracking of that part, only where that beats chance; below is its location instability. Rows are "
+        "in the order of what they contribute to the performer's answers. On the left the explainer's interpretable filters, "
+        "on the right the performer's own.",
     ]
-    if len(pages) > FILTER_PAGES:
-        text.append(f"{FILTER_PAGES} of {len(pages)} trials; the pages of the others are artifacts of their runs.")
+    if len(front) > len(pages):
+        text.append(f"The knee and the best by the first objective, {len(pages)} of the front's {len(front)} trials.")
     figures = [
         Figure(page, f"Filters of {label(t)} on the test images that fire them most.", f"{label(t).capitalize()}.")
-        for t, page in pages[:FILTER_PAGES]
+        for t, page in pages
     ]
     return Section("What the filters see", text, figures=figures)

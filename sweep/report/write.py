@@ -16,6 +16,7 @@ from paraphrase.sweep.record.facts import facts
 from paraphrase.sweep.record.tracking import Tracker, log_to_parent
 from paraphrase.sweep.report.figures import draw_figures, importances, plain_copy
 from paraphrase.sweep.report.page import Section
+from paraphrase.sweep.report.sections import shown_filters
 from paraphrase.sweep.report.sweep_page import arms_of, write_sweep_page
 from paraphrase.sweep.settings.config import SweepConfig
 from paraphrase.sweep.settings.folder import sweep_folder, tracking_uri, trial_folder
@@ -33,9 +34,9 @@ def write_report(sweep: SweepConfig, study: optuna.Study, tracker: Tracker, cach
     for file in _draw(sweep, study, folder):
         tracker.log_artifact(file)
     for trial in front:
-        page = _filter_page(sweep, cache, trial)
-        tracker.log_artifact(page, trial.number)
         tracker.mark_front(trial.number)
+    for trial in shown_filters(front, sweep):
+        tracker.log_artifact(_filter_page(sweep, cache, trial), trial.number)
     write_atomically(folder / "pareto.json", json.dumps(describe(sweep.name), indent=2))
     write_atomically(folder / "trials.csv", export_csv(sweep.name))
     write_atomically(folder / "pareto.txt", front_text(study, sweep) + "\n")

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from paraphrase.core.config import Config, from_mapping, read_yaml, set_path, to_mapping
 from paraphrase.core.errors import InputError
-from paraphrase.core.measure.metrics import DETAILS, KEYS, NEED_LANDMARKS
+from paraphrase.core.measure.metrics import DETAILS, EACH_PART, KEYS, metric_of
 from paraphrase.core.objective.terms import LOSS_KEYS
 from paraphrase.core.schema import RULES, Real, Whole
 from paraphrase.sweep.settings.space import Dimension, check_space, lies_in
@@ -62,7 +62,17 @@ class Resources:
 
 
 def _default_objectives() -> dict[str, Any]:
-    return {"location_instability": "minimize", "p": "maximize", "reconstruction_error": "minimize"}
+    """A set that a collapsed explainer, one detector many times over, cannot win."""
+    return {
+        "landmark_error": "minimize",
+        "location_instability": "minimize",
+        "p": "maximize",
+        "reconstruction_error": "minimize",
+    }
+
+
+WITHOUT_LANDMARKS: dict[str, Any] = {"distinct_filters": "maximize", "mutual_information": "maximize"}
+"""What takes the place of objectives that need landmarks, where the data has none."""
 
 
 @dataclass(config=RULES)
@@ -241,23 +251,35 @@ def check_sweep(sweep: SweepConfig) -> None:
 
 def _check_metric(metric: str, path: str, full: bool = False) -> None:
     plain = metric.removesuffix("_se")
-    if plain not in MEASURED:
+    if plain not in MEASURED and metric_of(plain) is None:
         where = path if full else f"{path}.{metric}"
-        raise InputError(f"{where}: unknown metric; allowed are {', '.join(MEASURED)}")
+        parts = ", ".join(f"{key}_<landmark>" for key in EACH_PART)
+        raise InputError(f"{where}: unknown metric; allowed are {', '.join(MEASURED)}, {parts}")
+    found = metric_of(plain)
+    if full and found and found.at_end:
+        raise InputError(f"{path}: {metric} is measured after the last epoch only; name one that every epoch has")
+
+
+def needs_landmarks(metric: str) -> bool:
+    """Whether a metric, or its standard error, needs data with landmarks."""
+    found = metric_of(metric.removesuffix("_se"))
+    return found is not None and found.landmarks
 
 
 def drop_landmark_metrics(sweep: SweepConfig) -> list[str]:
     """Take what needs landmarks out of a sweep over data without any, in place; returns what was taken out.
 
+    In place of objectives come those of `WITHOUT_LANDMARKS`.
+
     Raises:
-        InputError: if no objective remains, or early stopping needs landmarks.
+        InputError: if early stopping needs landmarks.
     """
-    dropped = [m for m in [*sweep.objectives, *sweep.constraints] if m.removesuffix("_se") in NEED_LANDMARKS]
+    dropped = [m for m in [*sweep.objectives, *sweep.constraints] if needs_landmarks(m)]
+    if any(metric in sweep.objectives for metric in dropped):
+        sweep.objectives.update({k: v for k, v in WITHOUT_LANDMARKS.items() if k not in sweep.objectives})
     for metric in dropped:
         sweep.objectives.pop(metric, None)
         sweep.constraints.pop(metric, None)
-    if not sweep.objectives:
-        raise InputError(f"objectives: the data has no landmarks, so {', '.join(dropped)} cannot be measured; add p or another")
-    if sweep.early_stopping and sweep.early_stopping.metric.removesuffix("_se") in NEED_LANDMARKS:
+    if sweep.early_stopping and needs_landmarks(sweep.early_stopping.metric):
         raise InputError(f"early_stopping.metric: the data has no landmarks for {sweep.early_stopping.metric}")
     return dropped

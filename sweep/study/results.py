@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from paraphrase.core.errors import InputError
 from paraphrase.core.measure.metrics import KEYS, metrics_rows
+from paraphrase.core.measure.verdicts import verdicts
 from paraphrase.core.terminal.tables import text_table
 from paraphrase.sweep.settings.config import MEASURED, SweepConfig
 from paraphrase.sweep.settings.folder import read_sweep, storage_url, sweep_names
@@ -80,7 +81,7 @@ class Front(NamedTuple):
     params: list[list[str]]
     """A row for each trial of the front, a column for each field that was searched."""
     note: str
-    """What there is to say below; may be empty."""
+    """What there is to say below, in lines: what is plainly wrong; may be empty."""
 
 
 def front_of(study: optuna.Study, sweep: SweepConfig) -> Front:
@@ -92,8 +93,11 @@ def front_of(study: optuna.Study, sweep: SweepConfig) -> Front:
     names = short_names(list(sweep.space))
     params = [["", *names.values()]]
     params += [[f"trial {t.number}", *(_short(t.params.get(path)) for path in names)] for t in front]
-    note = "" if front else "no complete trial" + (" keeps the constraints" if sweep.constraints else "")
-    return Front(metrics_rows(rows, KEYS + tuple(m for m in sweep.objectives if m not in KEYS)), params, note)
+    notes = [] if front else ["no complete trial" + (" keeps the constraints" if sweep.constraints else "")]
+    notes += [study.user_attrs["performer_verdict"]] if study.user_attrs.get("performer_verdict") else []
+    baseline = study.user_attrs.get("baseline", {})
+    notes += [line for t in front for line in verdicts(t.user_attrs["metrics"], baseline, f"trial {t.number}")]
+    return Front(metrics_rows(rows, KEYS + tuple(m for m in sweep.objectives if m not in KEYS)), params, "\n".join(notes))
 
 
 def _short(value: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from paraphrase.core.errors import InputError
 from paraphrase.core.home import home
+from paraphrase.core.terminal.console import waiting
 from paraphrase.sweep.settings.config import Resources
 
 OBJECT_STORE = 256 * 2**20  # bytes; results are small, and nothing else goes through the store
@@ -35,6 +36,17 @@ def quiet_ray() -> None:
         os.environ.setdefault(name, value)
 
 
+def _connect(address: str | None) -> None:
+    import ray
+
+    if address:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        ray.init(
+            "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, object_store_memory=OBJECT_STORE
+        )
+
+
 @contextmanager
 def cluster(resources: Resources) -> Iterator[dict[str, float]]:
     """Connect to the cluster or start a local one; yields its resources, and ends what it started.
@@ -50,16 +62,10 @@ def cluster(resources: Resources) -> Iterator[dict[str, float]]:
     if address and address.startswith("http"):
         raise InputError(f"resources.address: {address} is a job server; give host:port of the cluster, or use `ray job submit`")
     try:
-        if address:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init(
-                "local",
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=OBJECT_STORE,
-            )
+        own = not ray.is_initialized()  # a notebook may be connected already
+        if own:
+            with waiting("connecting to the cluster" if address else "starting Ray"):
+                _connect(address)
     except ConnectionError as error:
         first = str(error).splitlines()[0]
         raise InputError(f"resources.address: no Ray cluster at {address}: {first}") from None
@@ -67,7 +73,8 @@ def cluster(resources: Resources) -> Iterator[dict[str, float]]:
     try:
         yield ray.cluster_resources()
     finally:
-        ray.shutdown()
+        if own:
+            ray.shutdown()
 
 
 def gpus_of_trial(resources: Resources, available: dict[str, float]) -> float:

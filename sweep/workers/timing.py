@@ -32,7 +32,8 @@ def measure_epoch(config: Config, cache: FeatureCache, steps: int = MEASURED_STE
     """
     images = len(cache.train.labels)
     share = min(1.0, steps * config.train.batch_size / images)
-    part = dataclasses.replace(cache, train=_first(cache.train, share), test=_first(cache.test, share))
+    mirror = cache.mirror and _first(cache.mirror, share)
+    part = dataclasses.replace(cache, train=_first(cache.train, share), test=_first(cache.test, share), mirror=mirror)
     training = Training.together([config] * trials, part) if trials > 1 else Training(config, part)
     training.run_epoch()  # the first one warms up
     begin = time.perf_counter()

@@ -115,3 +115,104 @@ def _explained(x: np.ndarray, y: np.ndarray) -> float:
     truth = y[1::2]
     rest = ((truth - predicted) ** 2).sum()
     return max(0.0, 1 - rest / ((truth - truth.mean(0)) ** 2).sum())
+
+
+def soft_position(map_: np.ndarray, grid: np.ndarray, peak: float) -> tuple[float, float]:
+    """x and y under a softmax over cells of 8 map / peak."""
+    n = len(grid)
+    weights = [[math.exp(8 * map_[i, j] / peak) for j in range(n)] for i in range(n)]
+    total = sum(map(sum, weights))
+    x = sum(weights[i][j] * grid[j] for i in range(n) for j in range(n)) / total
+    y = sum(weights[i][j] * grid[i] for i in range(n) for j in range(n)) / total
+    return x, y
+
+
+def redundancy(maps: np.ndarray, grid: np.ndarray, width: float, held: np.ndarray | None = None) -> np.ndarray:
+    """(W, W) of maps (B, W, n, n), pair by pair. `held`: maps whose peaks are taken in place of these, as detached ones are."""
+    batch, filters = maps.shape[:2]
+    peaks = (maps if held is None else held).max((2, 3))
+    mean = peaks.mean(0)
+    a = np.minimum(peaks / mean, 2)
+    c = np.array([[soft_position(maps[b, f], grid, peaks[b, f]) for f in range(filters)] for b in range(batch)])
+    found = np.zeros((filters, filters))
+    for f in range(filters):
+        for g in range(filters):
+            weight = [a[b, f] * a[b, g] for b in range(batch)]
+            overlap = sum(weight) / math.sqrt(sum(a[b, f] ** 2 for b in range(batch)) * sum(a[b, g] ** 2 for b in range(batch)))
+            offsets = [c[b, f] - c[b, g] for b in range(batch)]
+            square = sum(w * (o @ o) for w, o in zip(weight, offsets, strict=True)) / sum(weight)
+            mean_offset = sum(w * o for w, o in zip(weight, offsets, strict=True)) / sum(weight)
+            found[f, g] = overlap * math.exp(-(square - mean_offset @ mean_offset) / (2 * width**2))
+    return found
+
+
+def numeric_gradient(value, maps: np.ndarray, step: float = 1e-6) -> np.ndarray:
+    """Central differences of `value(maps, held)`, peaks held fixed."""
+    gradient = np.zeros_like(maps)
+    for index in np.ndindex(*maps.shape):
+        up, down = maps.copy(), maps.copy()
+        up[index] += step
+        down[index] -= step
+        gradient[index] = (value(up, maps) - value(down, maps)) / (2 * step)
+    return gradient
+
+
+def mirror_distance(maps: np.ndarray, mirrored: np.ndarray, grid: np.ndarray, held: np.ndarray | None = None) -> np.ndarray:
+    """(W,) of maps (B, W, n, n) and those of the mirror images."""
+    batch, filters = maps.shape[:2]
+    peaks, other = (maps if held is None else held).max((2, 3)), mirrored.max((2, 3))
+    strength = np.minimum(peaks / peaks.mean(0), 2) * np.minimum(other / other.mean(0), 2)
+    found = []
+    for f in range(filters):
+        total = 0.0
+        for b in range(batch):
+            x, y = soft_position(maps[b, f], grid, peaks[b, f])
+            u, v = soft_position(mirrored[b, f], grid, other[b, f])
+            total += strength[b, f] * ((x - (1 - u)) ** 2 + (y - v) ** 2)
+        found.append(total / strength[:, f].sum())
+    return np.array(found)
+
+
+def group_information(maps: np.ndarray, feature: np.ndarray, groups: int, temperature: float) -> float:
+    """Of maps (B, W, n, n) and features (B, C, n, n), image by image and group by group."""
+    batch, filters, n, _ = maps.shape
+    seen = np.zeros((batch, groups, feature.shape[1]))
+    for b in range(batch):
+        for k in range(groups):
+            map_ = sum(maps[b, f] for f in range(filters) if f % groups == k)
+            weight = (map_ / map_.max()) ** 4
+            for i in range(n):
+                for j in range(n):
+                    vector = feature[b, :, i, j]
+                    seen[b, k] += weight[i, j] / weight.sum() * vector / np.linalg.norm(vector)
+            seen[b, k] /= np.linalg.norm(seen[b, k])
+    loss = 0.0
+    for b in range(batch):
+        others = [sum(seen[o, k] for o in range(batch) if o != b) for k in range(groups)]
+        others = [v / np.linalg.norm(v) for v in others]
+        for k in range(groups):
+            logits = [seen[b, k] @ v / temperature for v in others]
+            loss -= logits[k] - math.log(sum(math.exp(v) for v in logits))
+    return loss / (batch * groups)
+
+
+def landmark_error(train: np.ndarray, landmarks: np.ndarray, test: np.ndarray, asked: np.ndarray, ridges, side: float) -> float:
+    """Of one landmark: x (N, F, 2), (N, 3) and likewise; the ridge by really leaving each image out."""
+    x, z = train.reshape(len(train), -1), test.reshape(len(test), -1)
+    mean, deviation = x.mean(0), x.std(0)
+    x, z = (x - mean) / deviation, (z - mean) / deviation
+    seen = landmarks[:, 2] > 0
+    x, y = x[seen], landmarks[seen, :2]
+
+    def fit(rows: np.ndarray, targets: np.ndarray, ridge: float, at: np.ndarray) -> np.ndarray:
+        centre, middle = rows.mean(0), targets.mean(0)
+        moment = (rows - centre).T @ (rows - centre) + ridge * np.eye(rows.shape[1])
+        return (at - centre) @ np.linalg.solve(moment, (rows - centre).T @ (targets - middle)) + middle
+
+    def left_out(ridge: float) -> float:
+        kept = [np.arange(len(x)) != i for i in range(len(x))]
+        return float(np.mean([np.linalg.norm(fit(x[k], y[k], ridge, x[i]) - y[i]) for i, k in enumerate(kept)]))
+
+    best = min(ridges, key=left_out)
+    visible = asked[:, 2] > 0
+    return float(np.linalg.norm(fit(x, y, best, z[visible]) - asked[visible, :2], axis=1).mean() / side)

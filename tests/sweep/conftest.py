@@ -21,6 +21,7 @@ SMALL: dict[str, Any] = {
         "explainer.mask": {"type": "categorical", "choices": ["none", "peak"]},
         "explainer.mask_beta": {"type": "float", "low": 1, "high": 6, "when": {"explainer.mask": ["peak", "mean"]}},
     },
+    "objectives": {"location_instability": "minimize", "p": "maximize", "reconstruction_error": "minimize"},
     "trials": 6,
 }
 

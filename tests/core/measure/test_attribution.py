@@ -22,11 +22,9 @@ from paraphrase.core.measure.attribution import (
     contributions,
     grad_cam,
     group,
-    nearest_parts,
     shares,
     strongest_filters,
 )
-from paraphrase.core.measure.filters import Peaks
 
 
 def explainer(replicates: int = 1, **config) -> Explainer:
@@ -153,50 +151,6 @@ def test_layers_that_are_not_known_or_not_the_performers_are_told(tiny_cache: Fe
     for wrong in ([first, (second[0] * 1.2, second[1])], [second, first]):
         with pytest.raises(InputError, match=r"do not turn the pooled feature into performer\.targets\.1"):
             PerformerPath(dataclasses.replace(tiny_cache, decoder_layers=wrong))
-
-
-def nearest_by_hand(peaks: Peaks, landmarks: Tensor, labels: Tensor, positive: int | None, f: int) -> int:
-    values = peaks.values[:, f].tolist()
-    means = {
-        c: np.mean([v for v, label in zip(values, labels.tolist(), strict=True) if label == c]) for c in set(labels.tolist())
-    }
-    category = max(sorted(means), key=lambda c: means[c]) if positive is None else positive
-    best: tuple[float, int] = (math.inf, -1)
-    for part in range(landmarks.shape[1]):
-        images = [i for i, v in enumerate(values) if labels[i] == category and landmarks[i, part, 2] > 0 and v > 0]
-        images = sorted(images, key=lambda i: -values[i])[:100]
-        away = [math.dist(peaks.positions[i, f].tolist(), landmarks[i, part, :2].tolist()) for i in images]
-        if away and sum(away) / len(away) < best[0]:
-            best = (sum(away) / len(away), part)
-    return best[1]
-
-
-@pytest.mark.parametrize("positive", [None, 1])
-def test_filters_are_named_by_the_part_that_their_best_images_have_nearest(positive: int | None) -> None:
-    generator = torch.Generator().manual_seed(0)
-    images, filters, parts = 1600, 20, 3
-    labels = torch.randint(2, (images,), generator=generator)
-    landmarks = torch.rand(images, parts, 3, generator=generator) * 100
-    landmarks[..., 2] = (torch.rand(images, parts, generator=generator) < 0.8).float()
-    values = torch.rand(images, filters, generator=generator)
-    values[torch.rand(images, filters, generator=generator) < 0.5] = 0  # more than 100 fire, and some do not
-    values[:, 7] = 0
-    values[40:, 8] = 0
-    positions = torch.rand(images, filters, 2, generator=generator, dtype=torch.float64) * 100
-    for f in range(5):  # strong beside one part, weak beside another
-        near = torch.where((values[:, f] > 0.6)[:, None], landmarks[:, f % 3, :2], landmarks[:, (f + 1) % 3, :2])
-        positions[:, f] = near.double() + torch.rand(images, 2, generator=generator)
-    peaks = Peaks(positions, values)
-    found = nearest_parts(peaks, landmarks, labels, positive).tolist()
-    assert found == [nearest_by_hand(peaks, landmarks, labels, positive, f) for f in range(filters)]
-    assert found[:5] == [0, 1, 2, 0, 1] and found[7] == -1
-
-
-def test_part_that_is_never_visible_names_no_filter() -> None:
-    peaks = Peaks(torch.zeros(3, 2, 2, dtype=torch.float64), torch.ones(3, 2))
-    landmarks = torch.tensor([[[0.0, 0.0, 0.0], [50.0, 50.0, 1.0]]]).repeat(3, 1, 1)
-    assert nearest_parts(peaks, landmarks, torch.zeros(3, dtype=torch.int64)).tolist() == [1, 1]
-    assert nearest_parts(peaks, landmarks * 0, torch.zeros(3, dtype=torch.int64)).tolist() == [-1, -1]
 
 
 def test_shares_count_what_is_above_zero_and_sum_to_one() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,7 +29,9 @@ def scores_of(positions, values, landmarks, labels, **more):
 def summarise(scores, replicates=1):
     """The metrics of filters with these scores."""
     fires = Peaks(torch.zeros(1, len(scores.dead), 2), (~scores.dead)[None].double())
-    return measure(Measured(None, replicates, fires, scores))
+    return measure(
+        Measured(SimpleNamespace(meta={"input_size": 112, "landmarks": ["head", "torso", "tail"]}), replicates, fires, scores)
+    )
 
 
 @pytest.mark.parametrize("images", [14, 60, 450])
@@ -84,6 +87,24 @@ def test_filters_that_sit_still_or_fire_at_random_track_nothing() -> None:
     for peaks, most in ((centre_peaks(600, 40, 112), 0.0), (random_peaks(600, 40, 14, 3.5, 8), 0.05)):
         summary = summarise(score_filters(peaks, torch.tensor(landmarks), torch.tensor(labels), 158.0))
         assert summary["part_tracking"].item() <= most
+
+
+def test_a_name_must_beat_chance_and_every_part_is_tracked_by_its_best_filter() -> None:
+    positions, values, landmarks, labels = crowd(200)
+    landmarks[..., 2] = 1
+    positions[:, 0] = landmarks[:, 1, :2] + 10
+    noise = np.random.default_rng(1).normal(0, 40, (200, 2))
+    positions[:, 1] = landmarks[:, 2, :2] + noise
+    free = scores_of(positions, values, landmarks, labels)
+    assert free.explained.shape == (5, 3) and free.explained[0, 1] == pytest.approx(1.0) and free.part[:2].tolist() == [1, 2]
+    assert 0.1 < free.explained[1, 2] < 0.7
+    chance = torch.tensor([0.2, 0.2, 0.9], dtype=torch.float64)
+    strict = scores_of(positions, values, landmarks, labels, chance=chance)
+    assert strict.part[:2].tolist() == [1, -1] and torch.equal(strict.tracking, free.tracking)
+    cache = SimpleNamespace(meta={"input_size": 112, "landmarks": ["head", "torso", "tail"]})
+    seen = measure(Measured(cache, 1, Peaks(torch.tensor(positions), torch.tensor(values)), strict, chance=chance))
+    assert [seen[f"tracking_{part}"].item() for part in cache.meta["landmarks"]] == pytest.approx(free.explained.amax(0).tolist())
+    assert seen["parts_tracked"].item() == 1 and seen["part_coverage"].item() == 1
 
 
 def test_part_coverage_is_the_perplexity_of_the_names() -> None:

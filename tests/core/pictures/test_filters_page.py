@@ -19,7 +19,7 @@ def view(cache: FeatureCache, filters: int, seed: int) -> Viewed:
     images = len(cache.test.labels)
     maps = torch.rand(images, filters, 14, 14, generator=generator)
     peaks = Peaks(torch.rand(images, filters, 2, generator=generator) * 112, maps.amax((2, 3)))
-    return Viewed(peaks, filter_scores(cache, peaks), lambda chosen: maps[chosen])
+    return Viewed(peaks, filter_scores(cache, peaks), lambda chosen: maps[chosen], peaks.values.mean(0))
 
 
 def test_both_sides_show_the_same_filters_on_the_same_images(tiny_cache: FeatureCache) -> None:

@@ -107,9 +107,24 @@ def test_sweep_survives_yaml(small: Callable[..., SweepConfig]) -> None:
 def test_without_landmarks_the_rest_is_optimised(small: Callable[..., SweepConfig]) -> None:
     sweep = small(constraints={"part_tracking": {"min": 0.5}, "fidelity": {"min": 0.9}})
     assert drop_landmark_metrics(sweep) == ["location_instability", "part_tracking"]
-    assert list(sweep.objectives) == ["p", "reconstruction_error"] and list(sweep.constraints) == ["fidelity"]
+    assert list(sweep.objectives) == ["p", "reconstruction_error", "distinct_filters", "mutual_information"]
+    assert list(sweep.constraints) == ["fidelity"]
+    alone = small(objectives={"part_coverage": "maximize"})
+    drop_landmark_metrics(alone)
+    assert alone.objectives == {"distinct_filters": "maximize", "mutual_information": "maximize"}
+    plain = small(objectives={"p": "maximize"})
+    assert drop_landmark_metrics(plain) == [] and list(plain.objectives) == ["p"]
     with pytest.raises(InputError, match="no landmarks"):
-        drop_landmark_metrics(small(objectives={"part_coverage": "maximize"}))
+        drop_landmark_metrics(small(early_stopping={"metric": "part_tracking", "mode": "max"}))
+
+
+def test_a_metric_of_the_last_epoch_stops_nothing_early(small: Callable[..., SweepConfig]) -> None:
+    with pytest.raises(InputError, match=r"early_stopping\.metric: landmark_error is measured after the last epoch only"):
+        small(early_stopping={"metric": "landmark_error", "mode": "min"})
+
+
+def test_a_landmarks_own_figures_can_be_objectives(small: Callable[..., SweepConfig]) -> None:
+    assert small(objectives={"tracking_head": "maximize", "landmark_error_left_eye": "minimize"}).objectives
 
 
 def test_the_sweeps_that_come_with_the_code_are_valid() -> None:

@@ -1,0 +1,127 @@
+"""Where filters fire, softly, and what that says of several filters together [algorithm.md, 8]; functions of tensors.
+
+Positions are (x, y) as shares of the crop's side. R replicates of W filters are (R, B, W, ...).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SHARPNESS = 8.0
+"""Of the softmax over cells, in units of a map's peak."""
+STRONGEST = 2.0
+"""Most that an image counts for a filter, in units of the filter's mean peak."""
+
+
+def soft_positions(maps: Tensor, grid: Tensor) -> Tensor:
+    """Mean position of each map under a softmax over its cells, of `SHARPNESS` times the map over its (detached) peak.
+
+    Args:
+        maps: (B, F, n, n), after ReLU.
+        grid: (n,) centres of the cells along a side.
+
+    Returns:
+        (B, F, 2) float32; differentiable.
+    """
+    maps = maps.float()
+    peak = maps.detach().amax((2, 3), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    weight = (SHARPNESS * maps / peak).flatten(2).softmax(-1).unflatten(-1, maps.shape[2:])
+    return torch.stack([weight.sum(2) @ grid, weight.sum(3) @ grid], -1)
+
+
+def strengths(values: Tensor) -> Tensor:
+    """How much each image counts for each filter: min(peak / mean peak, 2), detached; 0 for a filter that never fires.
+
+    Args:
+        values: (..., B, W) peaks.
+    """
+    values = values.detach().float()
+    mean = values.mean(-2, keepdim=True)
+    return torch.where(mean > 0, values / mean.clamp(min=torch.finfo(torch.float32).tiny), 0.0).clamp(max=STRONGEST)
+
+
+def redundancy(positions: Tensor, strength: Tensor, width: float) -> Tensor:
+    """R_fg: whether two filters fire in the same images, at a constant offset; 1 for a filter and itself.
+
+    Args:
+        positions: (..., B, W, 2).
+        strength: (..., B, W), from `strengths`.
+        width: sigma, the offset's standard deviation from which on two filters say different things.
+
+    Returns:
+        (..., W, W) in [0, 1]; a filter that never fires has 0.
+    """
+    tiny = torch.finfo(strength.dtype).tiny
+    a = strength
+    together = a.mT @ a
+    own = together.diagonal(dim1=-2, dim2=-1)
+    overlap = together / (own[..., :, None] * own[..., None, :]).sqrt().clamp(min=tiny)
+    total = together.clamp(min=tiny)
+    variance = torch.zeros_like(together)
+    for axis in range(2):
+        # about the mean place of all: products of small numbers lose fewer digits
+        c = positions[..., axis]
+        c = c - c.detach().mean((-2, -1), keepdim=True)
+        first, second, cross = (a * c).mT @ a, (a * c * c).mT @ a, (a * c).mT @ (a * c)
+        offset = (first - first.mT) / total
+        variance = variance + (second + second.mT - 2 * cross) / total - offset * offset
+    return overlap * torch.exp(-variance.clamp(min=0) / (2 * width**2))
+
+
+def distinct_filters(redundant: Tensor) -> Tensor:
+    """D = 1 / mean R: how many different filters there are, from 1 to W (diversity of order 2, Leinster and Cobbold 2012).
+
+    Args:
+        redundant: (W, W) from `redundancy`; filters that never fire are left out.
+
+    Returns:
+        A scalar; NaN if no filter fires.
+    """
+    live = redundant.diagonal() > 0
+    return 1 / redundant[live][:, live].mean()
+
+
+def mirror_distance(positions: Tensor, strength: Tensor, mirrored: Tensor, mirrored_strength: Tensor) -> Tensor:
+    """Mean squared distance of a filter's place and the mirrored place that it has in the mirrored image.
+
+    Args:
+        positions, mirrored: (..., B, W, 2) in images and in their mirror images.
+        strength, mirrored_strength: (..., B, W); an image counts by their product.
+
+    Returns:
+        (..., W); 0 for a filter that never fires.
+    """
+    back = torch.stack([1 - mirrored[..., 0], mirrored[..., 1]], -1)
+    weight = strength * mirrored_strength
+    total = weight.sum(-2).clamp(min=torch.finfo(weight.dtype).tiny)
+    return (weight * (positions - back).square().sum(-1)).sum(-2) / total
+
+
+def group_information(maps: Tensor, feature: Tensor, groups: int, temperature: float, sharpness: int = 4) -> Tensor:
+    """-log of the share with which what a filter group sees names the group: K-way InfoNCE over places.
+
+    Group f mod K looks where its filters fire: at the mean of the performer's (normalised) feature there, weighted by its maps
+    to the power of `sharpness`. It is told apart from other groups by its prototype: what it sees in the batch's other images.
+
+    Args:
+        maps: (R, B, W, n, n), after ReLU.
+        feature: (R, B, C, n, n) of the performer.
+        groups: K, at most W.
+        temperature: of the softmax over groups.
+
+    Returns:
+        (R,) float32, between 0 and about log K; 0 for a batch of one image, which has no others.
+    """
+    replicates, batch, width = maps.shape[:3]
+    if batch < 2:
+        return maps.new_zeros(replicates)
+    member = torch.nn.functional.one_hot(torch.arange(width, device=maps.device) % groups, groups).float()
+    attention = torch.einsum("rbwp,wk->rbkp", maps.float().flatten(3), member)
+    attention = (attention / attention.detach().amax(-1, keepdim=True).clamp(min=1e-12)) ** sharpness
+    attention = attention / attention.sum(-1, keepdim=True).clamp(min=1e-12)
+    cells = torch.nn.functional.normalize(feature.float().flatten(3), dim=2)
+    seen = torch.nn.functional.normalize(torch.einsum("rbkp,rbcp->rbkc", attention, cells), dim=-1)
+    others = torch.nn.functional.normalize(seen.sum(1, keepdim=True) - seen, dim=-1)
+    logits = torch.einsum("rbkc,rbjc->rbkj", seen, others) / temperature
+    return -logits.log_softmax(-1).diagonal(dim1=-2, dim2=-1).mean((1, 2))

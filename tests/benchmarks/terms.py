@@ -1,0 +1,80 @@
+"""What each term of the objective adds to a training step: `python tests/benchmarks/terms.py [channels] [batch]`.
+
+Ratios to a step without the terms of `algorithm.md`, section 8, taken in one run, alternating, since machines are noisy.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import torch
+from training_step import alternate
+
+from paraphrase.core.config import ExplainerConfig
+from paraphrase.core.device import autocast_for
+from paraphrase.core.explainer.network import Explainer, PerformerShape
+from paraphrase.core.objective.terms import LossConfig, Step
+from paraphrase.core.objective.weights import LossWeights, weighted_terms
+
+CELLS, TARGETS = 14, (256, 256)
+PLAIN: dict[str, float] = {}
+WITH = {
+    "redundancy term": {"lambda_r": 10.0},
+    "mirror term": {"lambda_m": 100.0},
+    "redundancy and mirror term": {"lambda_r": 10.0, "lambda_m": 100.0},
+    "group-information term": {"lambda_g": 2.0},
+}
+
+
+def step_of(channels: int, batch: int, weights: dict[str, float]) -> Callable[[], None]:
+    """A whole step, without the optimiser, of an explainer with random weights on a batch that is half mirror images."""
+    generator = torch.Generator().manual_seed(0)
+    shape = PerformerShape(channels, CELLS // 2, TARGETS, (True, True), torch.ones(channels), [None, None])
+    explainer = Explainer(ExplainerConfig(), shape, torch.nn.MaxPool2d(2), [0]).to(memory_format=torch.channels_last)
+    autocast = autocast_for("auto", torch.device("cpu"))
+    feature = torch.relu(torch.randn(batch, channels, CELLS, CELLS, generator=generator))
+    feature = feature.to(autocast.fast_dtype if autocast._enabled else torch.float32).to(memory_format=torch.channels_last)
+    targets = [torch.rand(1, batch, size, generator=generator) for size in TARGETS]
+    loss = LossConfig(**weights)
+    vectors = LossWeights(loss, 1)
+
+    def step() -> None:
+        with autocast:
+            seen = explainer(feature)
+        weighted_terms(
+            Step(
+                outputs=seen.outputs,
+                targets=targets,
+                energies=[1.0, 1.0],
+                p=explainer.p(),
+                unmasked_maps=seen.unmasked_maps,
+                masked_maps=seen.interp_maps,
+                feature=feature,
+                labels=torch.zeros(1, batch, dtype=torch.int64),
+                grid=torch.linspace(0, 1, CELLS),
+                mirrored=batch // 2,
+                loss=loss,
+                vector=vectors.vector,
+            ),
+            vectors,
+        ).sum().backward()
+        explainer.zero_grad()
+
+    return step
+
+
+def main() -> None:
+    channels, batch = (int(a) for a in [*sys.argv[1:3], *("64", "32")[len(sys.argv) - 1 :]])
+    torch.set_num_threads(1)
+    names = list(WITH)
+    plain, *others = alternate(
+        step_of(channels, batch, PLAIN), *(step_of(channels, batch, WITH[name]) for name in names), rounds=40
+    )
+    print(f"{channels} channels, batch {batch}, 1 thread: {plain * 1e3:.1f} ms a step without them")
+    for name, seconds in zip(names, others, strict=True):
+        print(f"  with the {name}: {seconds / plain:.2f} x")
+
+
+if __name__ == "__main__":
+    main()
