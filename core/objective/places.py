@@ -10,6 +10,8 @@ from torch import Tensor
 
 SHARPNESS = 8.0
 """Of the softmax over cells, in units of a map's peak."""
+SILENT = 1e-6
+"""Peak below which a map counts as silent, and share of a filter's mean peak below which an image counts for nothing."""
 STRONGEST = 2.0
 """Most that an image counts for a filter, in units of the filter's mean peak."""
 
@@ -25,7 +27,8 @@ def soft_positions(maps: Tensor, grid: Tensor) -> Tensor:
         (B, F, 2) float32; differentiable.
     """
     maps = maps.float()
-    peak = maps.detach().amax((2, 3), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    # a map that is silent in an image has no place, and must not have a gradient of 1 / 0 either
+    peak = maps.detach().amax((2, 3), keepdim=True).clamp(min=SILENT)
     weight = (SHARPNESS * maps / peak).flatten(2).softmax(-1).unflatten(-1, maps.shape[2:])
     return torch.stack([weight.sum(2) @ grid, weight.sum(3) @ grid], -1)
 
@@ -37,8 +40,8 @@ def strengths(values: Tensor) -> Tensor:
         values: (..., B, W) peaks.
     """
     values = values.detach().float()
-    mean = values.mean(-2, keepdim=True)
-    return torch.where(mean > 0, values / mean.clamp(min=torch.finfo(torch.float32).tiny), 0.0).clamp(max=STRONGEST)
+    share = values / values.mean(-2, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    return torch.where(share > SILENT, share, 0.0).clamp(max=STRONGEST)
 
 
 def redundancy(positions: Tensor, strength: Tensor, width: float) -> Tensor:
@@ -57,7 +60,7 @@ def redundancy(positions: Tensor, strength: Tensor, width: float) -> Tensor:
     together = a.mT @ a
     own = together.diagonal(dim1=-2, dim2=-1)
     overlap = together / (own[..., :, None] * own[..., None, :]).sqrt().clamp(min=tiny)
-    total = together.clamp(min=tiny)
+    total = torch.where(together > 0, together, 1.0)  # a small number would make a gradient of 0 / 0
     variance = torch.zeros_like(together)
     for axis in range(2):
         # about the mean place of all: products of small numbers lose fewer digits
@@ -94,7 +97,8 @@ def mirror_distance(positions: Tensor, strength: Tensor, mirrored: Tensor, mirro
     """
     back = torch.stack([1 - mirrored[..., 0], mirrored[..., 1]], -1)
     weight = strength * mirrored_strength
-    total = weight.sum(-2).clamp(min=torch.finfo(weight.dtype).tiny)
+    total = weight.sum(-2)
+    total = torch.where(total > 0, total, 1.0)  # a small number would make a gradient of 0 / 0
     return (weight * (positions - back).square().sum(-1)).sum(-2) / total
 
 

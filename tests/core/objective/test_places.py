@@ -61,12 +61,23 @@ def test_filters_that_fire_in_different_images_or_move_apart_are_distinct() -> N
 def test_dead_filters_are_left_out_and_harm_nothing() -> None:
     maps = random_maps(6, 4)
     maps[:, 1] = 0
+    maps[2, 0] = 0  # silent in one image only
+    maps[3, 2] = 1e-40
     maps.requires_grad_()
     found = redundant(maps, 0.05)
     assert (found[1] == 0).all() and torch.isfinite(found).all()
     alive = [0, 2, 3]
     assert distinct_filters(found).item() == pytest.approx(1 / found[alive][:, alive].mean().item())
-    found.mean().backward()
+    (1e4 * found).mean().backward()
+    assert torch.isfinite(maps.grad).all()
+    maps.grad = None
+    other = random_maps(6, 4, seed=1)
+    a, b = strengths(maps.amax((2, 3))), strengths(other.amax((2, 3)))
+    b[:, 3] = 0  # fires in images, but in none of their mirror images
+    (1e4 * mirror_distance(soft_positions(maps, GRID), a, soft_positions(other, GRID), b)).mean().backward()
+    assert torch.isfinite(maps.grad).all() and (maps.grad[:, 1] == 0).all()
+    maps.grad = None
+    group_information(maps[None], torch.rand(1, 6, 5, 4, 4), 4, 0.1).mean().backward()
     assert torch.isfinite(maps.grad).all()
     assert math.isnan(distinct_filters(torch.zeros(3, 3)).item())
 
