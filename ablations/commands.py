@@ -79,6 +79,7 @@ def ablate(
     performers: Sequence[str] = (),
     categories: Sequence[str] = (),
     aa: bool = False,
+    resume: bool = False,
     **overrides: Any,
 ) -> Suite:
     """Run a suite: the base and every arm, each with several seeds, and write its report.
@@ -91,6 +92,7 @@ def ablate(
         performers: architectures, or folders of fitted performers; empty: the base's.
         categories: of the single-category protocol, or `all`; empty: the base's.
         aa: only the base, against itself with other seeds.
+        resume: go on with the suite if it exists already; it stays as it was begun.
         overrides: fields of the base, or `resources`, `max_retries`, `storage`, `tracking_uri` and `experiment` of the suite, on
             top; a point in a path is written as two underscores: `train__epochs=5`.
 
@@ -98,6 +100,8 @@ def ablate(
         InputError: if anything is bad; then nothing is left behind.
     """
     check_name(name)
+    if resume and name in sweep_names():
+        return go_on(name)
     if name in sweep_names():
         raise InputError(f"--name {name}: exists already; add --resume to go on, or choose another name")
     if aa and ablations:
@@ -146,13 +150,8 @@ def config_of_trial(name: str, number: str) -> Config:
     raise InputError(f"--trial {number}: {name} has no complete trial of this number; or say best")
 
 
-def exists(name: str) -> bool:
-    """Whether there is a sweep or suite of this name."""
-    return name in sweep_names()
-
-
 def load(name: str) -> Sweep:
-    """A sweep, or a `Suite`.
+    """A sweep, or a `Suite`, that was begun before, finished or not.
 
     Raises:
         InputError: if there is none of this name.

@@ -152,12 +152,12 @@ def _cache_remove(arguments: argparse.Namespace) -> int:
 def _train(arguments: argparse.Namespace) -> int:
     config = configuration(arguments)
     with waiting("loading torch"):
-        from paraphrase.core.commands import train_explainer
+        from paraphrase.core.commands import train
         from paraphrase.core.measure.metrics import metrics_rows
         from paraphrase.core.train.training import TrainingEnded
 
     try:
-        trained = train_explainer(config, arguments.out, arguments.resume)
+        trained = train(config, arguments.out, arguments.resume)
     except TrainingEnded as error:
         print(f"paraphrase: the run ended: {error}", file=sys.stderr)
         return 1
@@ -179,13 +179,12 @@ def _explain(arguments: argparse.Namespace) -> int:
         raise InputError("--category: is for the averages; with an IMAGE the performer names the category")
     box = _box(arguments.box) if arguments.box else None
     with waiting("loading torch"):
-        from paraphrase.core.commands import explain_picture, explain_test_split
+        from paraphrase.core.commands import explain
 
+    explained = explain(arguments.image, arguments.explainer, box, arguments.out, arguments.category)
     if arguments.image is None:
-        explained = explain_test_split(arguments.explainer, arguments.category, arguments.out)
         below = f"{len(explained.pages)} pages in {explained.pages[0].parent}"
     else:
-        explained = explain_picture(arguments.explainer, arguments.image, box, arguments.out)
         below = f"both are shares of the answer {explained.found['explained']}; the picture is in {explained.pages[0]}"
     if arguments.json:
         print(json.dumps(explained.found))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paraphrase.core.config import Config
+from paraphrase.core.config import Config, config_of
 from paraphrase.core.errors import InputError
 from paraphrase.core.explainer.checkpoint import load_explainer
 from paraphrase.core.features.obtain import open_cache
@@ -61,28 +61,34 @@ class Trained:
         return html_table(metrics_rows(self.rows)) + embedded(self.filters)
 
 
-def train_explainer(config: Config, out: Path | None = None, resume: bool = False, shown: bool = True) -> Trained:
+def train(
+    config: Config | str | Path | Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    **overrides: Any,
+) -> Trained:
     """Train one explainer, an exact checkpoint after each epoch.
 
     Args:
-        config: what to train on what.
+        config: a YAML file of a configuration or a sweep, plain data, or a trial's `config`; None: the menagerie's defaults.
         out: folder of the explainer; None: under the home folder, named by data, performer and seed.
         resume: go on from the checkpoint in the folder.
-        shown: whether to show progress.
+        overrides: fields on top; a point in a path is written as two underscores: `loss__eta=0.5`.
 
     Raises:
-        InputError: if the folder holds an explainer already, or the input is bad.
-        TrainingEnded: if the run cannot go on; `epoch` is that of the checkpoint that is kept, None without any.
+        InputError: if anything is bad, or the folder holds an explainer already.
+        TrainingEnded: if the run cannot go on; the message is the reason, and says which checkpoint is kept.
     """
     from paraphrase.core.pictures.filters_page import draw_filters
 
-    out = out or home() / "explainers" / f"{config.data.source}-{config.performer.arch}-seed{config.train.seed}"
+    config = config_of(config, overrides)
+    out = Path(out) if out else home() / "explainers" / f"{config.data.source}-{config.performer.arch}-seed{config.train.seed}"
     exists = (out / CHECKPOINT).exists()
     if exists and not resume:
         raise InputError(f"--out {out}: holds an explainer already; add --resume to go on, or name another folder")
-    cache = open_cache(config, progress=shown)
+    cache = open_cache(config)
     training = Training.load(out, config, cache) if exists else Training(config, cache)
-    with bar("train", config.train.epochs, "epochs", training.epoch, shown) as moving:
+    with bar("train", config.train.epochs, "epochs", training.epoch) as moving:
         while not training.finished:
             try:
                 entry = training.run_epoch()
@@ -115,18 +121,33 @@ class Explained:
         return html_table(self.table) + "".join(map(embedded, self.pages))
 
 
-def explain_picture(folder: Path, image: Path, box: Sequence[float] | None = None, out: Path | None = None) -> Explained:
-    """Which parts the prediction for one picture came from, in the explainer and in the performer.
+def explain(
+    image: str | Path | None,
+    explainer: str | Path,
+    box: Sequence[float] | None = None,
+    out: str | Path | None = None,
+    categories: Sequence[str] | None = None,
+) -> Explained:
+    """Which parts a prediction came from, in the explainer and in the performer (figure 4 of the paper).
 
     Args:
-        folder: of the explainer.
-        image: a picture.
-        box: x, y, w, h of the object in pixels as stored; None: the whole picture.
-        out: folder of the page; None: `explained` in the explainer's.
+        image: a picture; None: averages over the test images of each category.
+        explainer: folder of a trained explainer.
+        box: x, y, w, h of the object in the picture, in pixels as stored; None: all of it.
+        out: folder of the pages; None: `explained` in the explainer's.
+        categories: whose pages are drawn beside the averages; None: all.
 
     Raises:
-        InputError: names the file or value that is bad.
+        InputError: names the file, category or value that is bad.
     """
+    folder = Path(explainer)
+    pages = Path(out) if out else folder / "explained"
+    if image is None:
+        return _explain_test_split(folder, categories, pages)
+    return _explain_picture(folder, Path(image), box, pages)
+
+
+def _explain_picture(folder: Path, image: Path, box: Sequence[float] | None, out: Path) -> Explained:
     from paraphrase.core.pictures.explain_page import all_names, draw_image, explain_image
 
     record = _checked(image, box)
@@ -134,7 +155,7 @@ def explain_picture(folder: Path, image: Path, box: Sequence[float] | None = Non
         subject = open_subject(folder)
         categories = subject.cache.meta["categories"]
         explained = explain_image(subject, record)
-        page = draw_image(subject, explained, (out or folder / "explained") / f"explained-{record.image.stem}.png")
+        page = draw_image(subject, explained, out / f"explained-{record.image.stem}.png")
     shares = {side: _defined(explained.groups[side].names, explained.shares[side][0].tolist()) for side in SIDES}
     probabilities = {side: dict(zip(categories, explained.probabilities[side][0].tolist(), strict=True)) for side in SIDES}
     answers = {side: max(p, key=lambda name: p[name]) for side, p in probabilities.items()}
@@ -171,17 +192,7 @@ def _checked(image: Path, box: Sequence[float] | None) -> Record:
     return record
 
 
-def explain_test_split(folder: Path, wanted: list[str] | None = None, out: Path | None = None) -> Explained:
-    """Which parts predictions came from, averaged over each category's test images.
-
-    Args:
-        folder: of the explainer.
-        wanted: categories whose pages are drawn; None: all.
-        out: folder of the pages; None: `explained` in the explainer's.
-
-    Raises:
-        InputError: names the file or category that is bad.
-    """
+def _explain_test_split(folder: Path, wanted: Sequence[str] | None, out: Path) -> Explained:
     from paraphrase.core.pictures.explain_page import all_names, explain_test
 
     with waiting("explaining the test images"):
@@ -202,11 +213,11 @@ def explain_test_split(folder: Path, wanted: list[str] | None = None, out: Path 
             found[categories[c]][side] = {"shares": shares, "se": errors, "images": mean.images}
             cells = [format_value(shares.get(name), errors.get(name)) for name in names]
             table.append([f"{categories[c]}, {side}", *cells, str(mean.images)])
-    pages = _draw_split(subject, averages, wanted, out or folder / "explained")
+    pages = _draw_split(subject, averages, wanted, out)
     return Explained({"categories": found, "pages": [str(page) for page in pages], "p": subject.p}, table, pages)
 
 
-def _draw_split(subject: Subject, averages: Any, wanted: list[str] | None, out: Path) -> list[Path]:
+def _draw_split(subject: Subject, averages: Any, wanted: Sequence[str] | None, out: Path) -> list[Path]:
     from paraphrase.core.pictures.explain_page import draw_category, draw_overview
 
     categories = subject.cache.meta["categories"]

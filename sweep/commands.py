@@ -185,13 +185,3 @@ def described(
         return sweep_of(copy.deepcopy(dict(config)), changes, name)
     file = find_sweep_file(config)
     return sweep_of(read_yaml(file), changes, name, file)
-
-
-def resume(name: str, trials: int | None = None, **resources: Any) -> Sweep:
-    """Go on with a sweep to its budget, or a larger one, perhaps on other resources.
-
-    Raises:
-        InputError: if there is no such sweep, or it has more trials than the new budget.
-    """
-    resume_sweep(name, trials, resources or None)
-    return Sweep(name)

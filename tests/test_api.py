@@ -80,3 +80,11 @@ def test_a_wrong_field_is_named(tmp_path: Path) -> None:
         paraphrase.train(BASE, tmp_path, loss__etta=1)
     with pytest.raises(paraphrase.InputError, match=r"sweep nothing: not found"):
         paraphrase.load("nothing")
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    assert set(paraphrase.__all__) <= set(dir(paraphrase))
+    for name in paraphrase.__all__:
+        assert getattr(paraphrase, name).__doc__, name
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = paraphrase.nothing
