@@ -67,7 +67,7 @@ def test_a_suite_is_run_and_read() -> None:
 def test_an_explainer_is_trained_and_loaded(tmp_path: Path) -> None:
     trained = paraphrase.train(BASE, tmp_path / "one", train__epochs=1, explainer__interp_widths__0=8)
     assert trained.explainer.interp_widths[0] == 8 and 0 < trained.metrics["p"] < 1
-    assert set(trained.rows) == {"performer", "random", "centre", "explainer"} and trained.filters.exists()
+    assert set(trained.rows) == {"performer", "random", "centre", "mean", "ceiling", "explainer"} and trained.filters.exists()
     assert "<table>" in trained._repr_html_()
     same = paraphrase.load_explainer(tmp_path / "one")
     assert torch.equal(same.dec1_weight, trained.explainer.dec1_weight)

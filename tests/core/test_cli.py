@@ -49,8 +49,8 @@ def test_train_that_ends_keeps_the_checkpoint_of_the_last_good_epoch(
     file: Path, tiny: Config, tiny_cache: FeatureCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    line = ended(capsys, file, "train.learning_rate=1e6", "--out", out)
-    tiny.train.learning_rate = 1e6
+    line = ended(capsys, file, "train.learning_rate=1e4", "--out", out)
+    tiny.train.learning_rate = 1e4
     kept = Training.load(out, tiny, tiny_cache)
     assert f"the loss is not finite in epoch {kept.epoch + 1} " in line
     assert line.endswith(f"; the checkpoint in {out} is of epoch {kept.epoch}") and kept.history[-1]["epoch"] == kept.epoch

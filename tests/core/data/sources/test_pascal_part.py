@@ -10,7 +10,8 @@ from PIL import Image
 from scipy.io import loadmat, savemat
 
 from paraphrase.core.config import DataConfig
-from paraphrase.core.data import load_dataset, pascal_part
+from paraphrase.core.data import load_dataset
+from paraphrase.core.data.sources import pascal_part
 from paraphrase.core.data.sources.pascal_part import load, read_objects
 from paraphrase.core.errors import InputError
 
