@@ -21,7 +21,7 @@ KINDS = {
 def fields(kind: str, prefix: str = "") -> Iterator[FieldText]:
     """The fields of a kind of YAML file whose path begins so."""
     for field in fields_of(Config if kind == "config" else SweepConfig):
-        if (field.path + ".").startswith(prefix.rstrip(".") + ".") or field.path.startswith(prefix):
+        if field.path.startswith(prefix):
             yield field
 
 
