@@ -15,9 +15,9 @@ export ROOM
 sweep: .venv/.installed
 	$(BIN)/paraphrase sweep run menagerie
 
-# One thread for each of the two processes.
+# A thread for each process; three of them, since one that waits for a cluster computes nothing.
 test: .venv/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist worksteal
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

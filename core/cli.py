@@ -167,7 +167,7 @@ def _train(arguments: argparse.Namespace) -> int:
     show_table(metrics_rows(trained.rows), wide=arguments.wide)
     for line in trained.verdicts:
         print(line)
-    print(f"explainer: {trained.folder}\nits filters: {trained.filters}")
+    print(f"explainer: {trained.folder}\nits filters: {trained.filters}\nall of them, to sort: {trained.gallery}")
     print(f"which parts its answers come from: paraphrase explain --explainer {trained.folder}")
     return 0
 
@@ -183,14 +183,14 @@ def _explain(arguments: argparse.Namespace) -> int:
 
     explained = explain(arguments.image, arguments.explainer, box, arguments.out, arguments.category)
     if arguments.image is None:
-        below = f"{len(explained.pages)} pages in {explained.pages[0].parent}"
+        below = f"{len(explained.pages)} pages and a gallery of all filters in {explained.pages[0].parent}"
     else:
         below = f"both are shares of the answer {explained.found['explained']}; the picture is in {explained.pages[0]}"
     if arguments.json:
         print(json.dumps(explained.found))
         return 0
     show_table(explained.table, wide=arguments.wide)
-    print(below)
+    print(*explained.lines, below, sep="\n")
     return 0
 
 

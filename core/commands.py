@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paraphrase.core.config import Config, config_of
 from paraphrase.core.errors import InputError
-from paraphrase.core.explainer.checkpoint import load_explainer
+from paraphrase.core.explainer.checkpoint import ABOUT, load_explainer
 from paraphrase.core.features.obtain import open_cache
 from paraphrase.core.home import home
 from paraphrase.core.measure.attribution import SIDES, Subject, open_subject
 from paraphrase.core.measure.evaluation import baseline
 from paraphrase.core.measure.metrics import metrics_rows
-from paraphrase.core.measure.verdicts import verdicts
+from paraphrase.core.measure.verdicts import performer_verdict, verdicts
 from paraphrase.core.terminal.console import waiting
 from paraphrase.core.terminal.html import embedded, html_table
 from paraphrase.core.terminal.progress import bar, counted
@@ -26,6 +28,7 @@ from paraphrase.core.train.training import CHECKPOINT, Training, TrainingEnded
 if TYPE_CHECKING:
     from paraphrase.core.data.records import Record
     from paraphrase.core.explainer.network import Explainer
+    from paraphrase.core.measure.faithfulness import Faithfulness
 
 WATCHED = ("location_instability", "p", "reconstruction_error", "fidelity")
 """Metrics beside the bar of a training."""
@@ -41,6 +44,8 @@ class Trained:
     """Metrics of the performer, of the controls `random` and `centre`, and of the `explainer`."""
     filters: Path
     """The page of what its filters see, a PNG file."""
+    gallery: Path
+    """All of its filters, to sort and to filter, an HTML file."""
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -80,6 +85,7 @@ def train(
         TrainingEnded: if the run cannot go on; the message is the reason, and says which checkpoint is kept.
     """
     from paraphrase.core.pictures.filters_page import draw_filters
+    from paraphrase.core.pictures.gallery import draw_gallery
 
     config = config_of(config, overrides)
     out = Path(out) if out else home() / "explainers" / f"{config.data.source}-{config.performer.arch}-seed{config.train.seed}"
@@ -103,7 +109,8 @@ def train(
     with waiting("measuring and drawing"):
         rows = {**baseline(cache), "explainer": training.history[-1]}
         page = draw_filters(config, cache, out, out / "filters.png")
-    return Trained(out, rows, page)
+        gallery = draw_gallery(config, cache, out, out / "gallery.html")
+    return Trained(out, rows, page, gallery)
 
 
 @dataclass
@@ -116,9 +123,15 @@ class Explained:
     """As cells, the heading first."""
     pages: list[Path] = field(default_factory=list)
     """PNG files."""
+    gallery: Path | None = None
+    """All filters, to sort and to filter, an HTML file; only beside averages."""
+    lines: list[str] = field(default_factory=list)
+    """What the table does not say: whether the parts carry the answers, and what is plainly wrong."""
 
     def _repr_html_(self) -> str:
-        return html_table(self.table) + "".join(map(embedded, self.pages))
+        return (
+            html_table(self.table) + "".join(f"<p>{escape(line)}</p>" for line in self.lines) + "".join(map(embedded, self.pages))
+        )
 
 
 def explain(
@@ -148,7 +161,8 @@ def explain(
 
 
 def _explain_picture(folder: Path, image: Path, box: Sequence[float] | None, out: Path) -> Explained:
-    from paraphrase.core.pictures.explain_page import all_names, draw_image, explain_image
+    from paraphrase.core.measure.attribution import average
+    from paraphrase.core.pictures.explain_page import draw_image, explain_image, names_by_share
 
     record = _checked(image, box)
     with waiting("explaining"):
@@ -160,7 +174,9 @@ def _explain_picture(folder: Path, image: Path, box: Sequence[float] | None, out
     probabilities = {side: dict(zip(categories, explained.probabilities[side][0].tolist(), strict=True)) for side in SIDES}
     answers = {side: max(p, key=lambda name: p[name]) for side, p in probabilities.items()}
     table = [["share of the prediction", *SIDES]]
-    table += [[name, *(format_value(shares[side].get(name)) for side in SIDES)] for name in all_names(explained.groups)]
+    means = {side: average(values) for side, values in explained.shares.items()}
+    names = names_by_share(explained.groups, means)
+    table += [[name, *(format_value(shares[side].get(name)) for side in SIDES)] for name in names]
     table += [["predicted category", *(f"{answers[side]} {probabilities[side][answers[side]]:.4f}" for side in SIDES)]]
     table += [["p", format_value(subject.p), "-"]]
     found = {
@@ -173,7 +189,16 @@ def _explain_picture(folder: Path, image: Path, box: Sequence[float] | None, out
         "probabilities": probabilities,
         "p": subject.p,
     }
-    return Explained(found, table, [page])
+    return Explained(found, table, [page], lines=_wrong(subject, folder))
+
+
+def _wrong(subject: Subject, folder: Path) -> list[str]:
+    """What is plainly wrong with an explainer or its performer, in lines."""
+    metrics, meta = json.loads((folder / ABOUT).read_text(encoding="utf-8")).get("metrics", {}), subject.cache.meta
+    test = subject.cache.test
+    accuracy = float((test.performer_labels == test.labels).double().mean())
+    of_performer = performer_verdict(accuracy, len(meta["categories"]), len(test.labels))
+    return [*verdicts(metrics, {}), *([of_performer] if of_performer else [])]
 
 
 def _checked(image: Path, box: Sequence[float] | None) -> Record:
@@ -193,7 +218,8 @@ def _checked(image: Path, box: Sequence[float] | None) -> Record:
 
 
 def _explain_test_split(folder: Path, wanted: Sequence[str] | None, out: Path) -> Explained:
-    from paraphrase.core.pictures.explain_page import all_names, explain_test
+    from paraphrase.core.pictures.explain_page import all_names, explain_test, names_by_share
+    from paraphrase.core.pictures.gallery import draw_gallery
 
     with waiting("explaining the test images"):
         subject = open_subject(folder)
@@ -203,7 +229,8 @@ def _explain_test_split(folder: Path, wanted: Sequence[str] | None, out: Path) -
     for name in wanted or []:
         if name not in explained:
             raise InputError(f"--category {name}: is none of those explained: {', '.join(explained)}")
-    names = all_names(averages.groups)
+    shown = {name for means in averages.by_category.values() for name in names_by_share(averages.groups, means)}
+    names = [name for name in all_names(averages.groups) if name in shown]
     table, found = [["category", *names, "images"]], dict[str, Any]()
     for c, sides in averages.by_category.items():
         found[categories[c]] = {}
@@ -214,14 +241,36 @@ def _explain_test_split(folder: Path, wanted: Sequence[str] | None, out: Path) -
             cells = [format_value(shares.get(name), errors.get(name)) for name in names]
             table.append([f"{categories[c]}, {side}", *cells, str(mean.images)])
     pages = _draw_split(subject, averages, wanted, out)
-    return Explained({"categories": found, "pages": [str(page) for page in pages], "p": subject.p}, table, pages)
+    with waiting("drawing the filters"):
+        gallery = draw_gallery(subject.config, subject.cache, folder, out / "gallery.html")
+    faithful, lines = {}, []
+    for side, about in averages.faithful.items():
+        names, steps = averages.groups[side].names, [str(k) for k in range(len(about.parts))]
+        faithful[side] = {
+            **_defined(["drop", "control"], [about.drop, about.drop_control]),
+            "left": list(_defined(steps, about.parts.tolist()).values()),
+            "left_control": list(_defined(steps, about.control.tolist()).values()),
+            "filters": about.filters.tolist(),
+            "alone": _defined(names, about.alone.tolist()),
+            "alone_control": _defined(names, about.alone_control.tolist()),
+        }
+        lines.append(f"faithfulness, {side}: " + _faithful(about))
+    results: dict[str, Any] = {"categories": found, "faithfulness": faithful, "p": subject.p}
+    results |= {"pages": [str(page) for page in pages], "gallery": str(gallery)}
+    return Explained(results, table, pages, gallery, [*lines, *_wrong(subject, folder)])
+
+
+def _faithful(found: Faithfulness) -> str:
+    if math.isnan(found.drop):
+        return "not defined, since its answers need none of its filters"
+    return f"without parts an answer's logit falls by {found.drop:.3f}, without random filters by {found.drop_control:.3f}"
 
 
 def _draw_split(subject: Subject, averages: Any, wanted: Sequence[str] | None, out: Path) -> list[Path]:
-    from paraphrase.core.pictures.explain_page import draw_category, draw_overview
+    from paraphrase.core.pictures.explain_page import draw_category, draw_faithfulness, draw_overview
 
     categories = subject.cache.meta["categories"]
-    pages = [draw_overview(subject, averages, out / "explain.png")]
+    pages = [draw_overview(subject, averages, out / "explain.png"), draw_faithfulness(averages, out / "faithfulness.png")]
     drawn = [c for c in averages.by_category if wanted is None or categories[c] in wanted]
     for c in counted(drawn, "drawing", len(drawn), "pages"):
         name = categories[c].replace("%", "%25").replace("/", "%2F")

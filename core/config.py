@@ -102,12 +102,19 @@ class FitConfig:
 @dataclass(config=RULES)
 class PerformerConfig:
     arch: str = "small"
-    """small, alexnet, vgg_m, vgg_s, vgg16, or the name of any torchvision classifier."""
+    """small, alexnet, vgg_m, vgg_s, vgg16, the name of any torchvision classifier, or `module:factory`: a function of yours that
+    returns a classifier, imported from the working folder or PYTHONPATH. What it freezes stays frozen in the fit."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the factory."""
     weights: str = "fit"
     """fit (train on the data's categories, once, then kept), torchvision (ImageNet weights, downloaded only then), or the
     folder of a fitted performer, or a .pth/.safetensors state dict to start the fit from."""
     input_size: Annotated[Whole, Field(ge=16, le=2048)] | None = None
     """Side of the square crop in pixels; empty: the architecture's own."""
+    mean: list[Real] | None = Field(default=None, min_length=3, max_length=3)
+    """Mean of each colour channel that is taken off, of pixels in [0, 1]; empty: ImageNet's."""
+    std: list[Annotated[Real, Field(gt=0.0)]] | None = Field(default=None, min_length=3, max_length=3)
+    """Standard deviation of each colour channel that is divided by; empty: ImageNet's."""
     feature: str | None = None
     """Module path of the feature layer (top conv-layer after its ReLU); empty: known for the architecture."""
     pool: list[str] | None = None

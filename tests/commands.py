@@ -6,8 +6,15 @@ import io
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from typing import Any
 
 from paraphrase.cli import main
+
+SMALL: dict[str, Any] = {
+    "data": {"train_images": 96, "test_images": 48},
+    "performer": {"fit": {"epochs": 2, "batch_size": 16}},
+}
+"""The base of sweeps and suites in tests: the smallest data, which `furnished` homes have ready."""
 
 PATIENCE = 600.0
 """Seconds; what takes longer hangs."""

@@ -6,29 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import SMALL
 
 import paraphrase
 
 SPACE = {"loss.eta": {"type": "float", "low": 0.3, "high": 3.0, "log": True}}
-BASE = {
-    "data": {"train_images": 96, "test_images": 48},
-    "performer": {"fit": {"epochs": 1, "batch_size": 16}},
-    "train": {"epochs": 2, "batch_size": 32},
-}
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
+BASE = SMALL | {"train": {"epochs": 2, "batch_size": 32}}
 
 
 @pytest.fixture(autouse=True)
-def in_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PARAPHRASE_HOME", str(home))
+def home(furnished: Path) -> Path:
+    return furnished
 
 
 @pytest.mark.cluster
-def test_a_sweep_is_run_read_and_explained(home: Path, tmp_path: Path) -> None:
+def test_a_sweep_is_run_read_and_explained(home: Path, tmp_path: Path, ray_here: str) -> None:
     sweep = paraphrase.run({"base": BASE, "space": SPACE}, name="api", trials=2, base__train__epochs=1, resources__concurrency=1)
     assert (sweep.name, sweep.missing, len(sweep.trials)) == ("api", 0, 2)
     assert list(sweep.frame.index) == [0, 1] and set(sweep.frame["state"]) == {"complete"} and (sweep.frame["epochs"] == 1).all()
@@ -46,8 +38,10 @@ def test_a_sweep_is_run_read_and_explained(home: Path, tmp_path: Path) -> None:
     longer = paraphrase.run(sweep.config, resume=True, trials=3)
     assert len(longer.trials) == 3
 
-    explained = paraphrase.explain(None, best.folder / "explainer", out=tmp_path)
-    assert len(explained.pages) == 7 and all(page.exists() for page in explained.pages)
+    explained = paraphrase.explain(None, best.folder / "explainer", out=tmp_path, categories=["cat"])
+    assert [page.stem for page in explained.pages] == ["explain", "faithfulness", "explain-cat"] and all(
+        page.exists() for page in explained.pages
+    )
     assert "data:image/png" in explained._repr_html_()
     picture = next((home / "data").rglob("*.png"))
     shares = paraphrase.explain(picture, best.folder / "explainer", out=tmp_path).found["shares"]["performer"]
@@ -55,7 +49,7 @@ def test_a_sweep_is_run_read_and_explained(home: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.cluster
-def test_a_suite_is_run_and_read() -> None:
+def test_a_suite_is_run_and_read(ray_here: str) -> None:
     suite = paraphrase.ablate(BASE, "parts", seeds=2, ablations=["no_filter_loss"], train__epochs=1, resources__concurrency=2)
     assert suite.arms == ["base", "no_filter_loss"] and len(suite.trials) == 4
     assert set(suite.table["arm"]) == {"no_filter_loss"} and "p" in set(suite.table["metric"])

@@ -71,8 +71,8 @@ def test_paths_of_fields_in_the_pages_exist() -> None:
 
 
 @pytest.mark.cluster
-def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PARAPHRASE_HOME", str(tmp_path / "home"))
+def test_the_notebook_runs(tmp_path: Path, furnished: Path, ray_here: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", ray_here)
     notebook = nbformat.read(ROOT / "docs" / "quickstart.ipynb", as_version=4)
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]

@@ -108,17 +108,35 @@ def crop(record: Record, size: int) -> tuple[Image.Image, np.ndarray]:
         pixels of the crop, `x' = (x - box_x) / box_w * size` [algorithm.md, 1], and 1 if visible, else 0. A landmark
         outside the box is not visible; one that is not visible has x = y = 0.
     """
-    x, y, w, h = record.box
-    with Image.open(record.image, formats=FORMATS) as file:
-        # whole pixels first, so that only those that the crop needs are converted
-        left, top = int(x), int(y)
-        right, bottom = min(file.width, int(np.ceil(x + w))), min(file.height, int(np.ceil(y + h)))
-        part = to_rgb(file.crop((left, top, right, bottom)))
-    box = (x - left, y - top, min(x + w, right) - left, min(y + h, bottom) - top)
+    part, box = _boxed(record)
     picture = part.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    x, y, w, h = record.box
     landmarks = np.zeros((len(record.landmarks), 3), np.float32)
     for row, (lx, ly, visible) in zip(landmarks, record.landmarks.values(), strict=True):
         u, v = (lx - x) / w, (ly - y) / h
         if visible and 0 <= u <= 1 and 0 <= v <= 1:
             row[:] = u * size, v * size, 1
     return picture, landmarks
+
+
+def cut(record: Record, longest: int) -> Image.Image:
+    """The object as it is in the picture: its box with its own aspect ratio, RGB, the longer side `longest` pixels.
+
+    The same part of the picture as `crop`, so a place in one is the same share of either side in the other.
+    """
+    part, box = _boxed(record)
+    w, h = box[2] - box[0], box[3] - box[1]
+    scale = longest / max(w, h)
+    size = max(1, round(w * scale)), max(1, round(h * scale))
+    return part.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC, box=box)
+
+
+def _boxed(record: Record) -> tuple[Image.Image, tuple[float, float, float, float]]:
+    """The pixels around the record's box as RGB, and the box in them: left, top, right, bottom."""
+    x, y, w, h = record.box
+    with Image.open(record.image, formats=FORMATS) as file:
+        # whole pixels first, so that only those that the crop needs are converted
+        left, top = int(x), int(y)
+        right, bottom = min(file.width, int(np.ceil(x + w))), min(file.height, int(np.ceil(y + h)))
+        part = to_rgb(file.crop((left, top, right, bottom)))
+    return part, (x - left, y - top, min(x + w, right) - left, min(y + h, bottom) - top)

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from paraphrase.core.measure.filters import Peaks
-from paraphrase.core.measure.metrics import DISTINCT_WIDTH
 from paraphrase.core.objective.places import redundancy, strengths
 
 ALIKE = 0.5
 """Redundancy from which on two filters are shown as one."""
+DISTINCT_WIDTH = 0.1
+"""Sigma of the redundancy of peaks, as a share of the crop's side [algorithm.md, 8]."""
+
+
+def redundancy_of(peaks: Peaks, side: float) -> Tensor:
+    """(F, F) float64 redundancy of filters by their peaks in test images; side: of the crop, in pixels."""
+    return redundancy(peaks.positions.double() / side, strengths(peaks.values).double(), DISTINCT_WIDTH)
 
 
 def groups_alike(peaks: Peaks, side: float, order: Sequence[int]) -> list[list[int]]:
@@ -20,7 +28,7 @@ def groups_alike(peaks: Peaks, side: float, order: Sequence[int]) -> list[list[i
         side: of the crop, in pixels.
         order: filters, those first that are to stand for others; filters that are not in it are left out.
     """
-    redundant = redundancy(peaks.positions.double() / side, strengths(peaks.values).double(), DISTINCT_WIDTH)
+    redundant = redundancy_of(peaks, side)
     left, groups = list(order), []
     while left:
         first = left[0]

@@ -21,6 +21,7 @@ from paraphrase.core.errors import InputError
 from paraphrase.core.explainer.checkpoint import ABOUT, load_explainer
 from paraphrase.core.explainer.network import Explainer
 from paraphrase.core.features.cache import META, FeatureCache, caches, load_cache
+from paraphrase.core.measure.alike import groups_alike
 from paraphrase.core.measure.evaluation import filter_scores, performer_peaks, test_peaks
 from paraphrase.core.measure.filters import Peaks
 
@@ -143,6 +144,11 @@ class Groups(NamedTuple):
     member: Tensor
     """(F,) int64 group of each filter."""
 
+    @property
+    def rest(self) -> bool:
+        """Whether the last group is the rest."""
+        return self.names[-1] in (NO_PART, OTHERS)
+
     def sums(self, values: Tensor) -> Tensor:
         """(B, G, ...) sums of (B, F, ...) over each group's filters."""
         out = values.new_zeros(len(values), len(self.names), *values.shape[2:])
@@ -156,20 +162,32 @@ def group(names: list[str], index: Tensor, rest: str = NO_PART) -> Groups:
     return Groups([*names, rest], torch.where(index < 0, len(names), index))
 
 
-def strongest_filters(given: Tensor, name: str, count: int = 5) -> Groups:
-    """The filters that contribute most, each a group of its own; for data without landmarks.
+class Seen(NamedTuple):
+    """A side's filters on the test split; for data without landmarks, where groups of filters stand for parts."""
+
+    peaks: Peaks
+    """Of F filters."""
+    alike: list[list[int]]
+    """Filters in groups that say the same thing."""
+
+
+def strongest_groups(given: Tensor, alike: list[list[int]], name: str, count: int = 5) -> Groups:
+    """The groups of filters that contribute most; for data without landmarks.
 
     Args:
         given: (N, F) contributions.
-        name: of the network, before the filter's number.
+        alike: filters in groups, the first of each standing for it.
+        name: of the network, before the first filter's number.
         count: of groups.
     """
     mean = given.clamp(min=0).mean(0)
-    best = mean.argsort(descending=True, stable=True)[:count]
-    best = best[mean[best] > 0]
+    best = sorted(alike, key=lambda group: -float(mean[group].sum()))[:count]
+    best = [members for members in best if float(mean[members].sum()) > 0]
     index = torch.full_like(mean, -1, dtype=torch.int64)
-    index[best] = torch.arange(len(best))
-    return group([f"{name} {f}" for f in best.tolist()], index, OTHERS)
+    for i, members in enumerate(best):
+        index[members] = i
+    more = [f" + {len(members) - 1}" if len(members) > 1 else "" for members in best]
+    return group([f"{name} {members[0]}{others}" for members, others in zip(best, more, strict=True)], index, OTHERS)
 
 
 def shares(given: Tensor, groups: Groups) -> Tensor:
@@ -214,12 +232,14 @@ class Subject(NamedTuple):
     """Side -> path from the feature to the logits."""
     parts: dict[str, Groups]
     """Side -> its filters by part; empty where the data has no landmarks."""
+    seen: dict[str, Seen]
+    """Side -> its filters on the test split."""
     p: float | None
     """Share of the interpretable track, of the first replicate; None without an ordinary track."""
 
     def group(self, side: str, given: Tensor) -> Groups:
         """A side's filters by part; where the data has no landmarks, those that contribute most. given: (N, F)."""
-        return self.parts[side] if self.parts else strongest_filters(given, side)
+        return self.parts[side] if self.parts else strongest_groups(given, self.seen[side].alike, side)
 
 
 def open_subject(folder: Path) -> Subject:
@@ -243,13 +263,15 @@ def open_subject(folder: Path) -> Subject:
         raise InputError(f"{file}: was trained on the cache {place.name}, but its data, {dataset.name}, has changed since")
     paths: dict[str, ExplainerPath | PerformerPath]
     paths = {"explainer": ExplainerPath(explainer, cache.head), "performer": PerformerPath(cache)}
-    parts = {}
-    if dataset.landmarks:
-        every = test_peaks(explainer, cache, autocast_for("float32", torch.device("cpu")))
-        first = Peaks(*(t[:, : explainer.width] for t in every))
-        for side, peaks in zip(SIDES, (first, performer_peaks(cache)), strict=True):
+    every = test_peaks(explainer, cache, autocast_for("float32", torch.device("cpu")))
+    first = Peaks(*(t[:, : explainer.width] for t in every))
+    parts, seen = {}, {}
+    for side, peaks in zip(SIDES, (first, performer_peaks(cache)), strict=True):
+        by_strength = peaks.values.float().mean(0).argsort(descending=True, stable=True).tolist()
+        seen[side] = Seen(peaks, groups_alike(peaks, cache.meta["input_size"], by_strength))
+        if dataset.landmarks:
             scores = filter_scores(cache, peaks)
             assert scores is not None
             parts[side] = group(dataset.landmarks, scores.part)
     p = explainer.p()
-    return Subject(config, dataset, cache, paths, parts, None if p is None else float(p[0]))
+    return Subject(config, dataset, cache, paths, parts, seen, None if p is None else float(p[0]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from paraphrase.core.features.cache import FeatureCache
 from paraphrase.core.measure.ceiling import ceiling_peaks, keep_ceiling, kept_ceiling
 from paraphrase.core.measure.filters import FilterScores, Peaks, centre_peaks, peaks_of, random_peaks, score_filters
 from paraphrase.core.measure.metrics import Measured, measure
+from paraphrase.core.measure.partition import values_at
 from paraphrase.core.measure.parts import mean_landmark_error
 from paraphrase.core.objective.losses import filter_loss
 
@@ -78,32 +79,37 @@ def _by_category(cache: FeatureCache, peaks: Peaks) -> list[FilterScores]:
 
 def test_peaks(explainer: Explainer, cache: FeatureCache, autocast: torch.autocast) -> Peaks:
     """Peaks (N, R * W) of the explainer's filters: the interpretable ones, or conv-ordin's where it has none."""
-    return _pass_over_test(explainer, cache, autocast)[0]
+    return _pass_over_test(explainer, cache, autocast).peaks
 
 
-def evaluate(explainer: Explainer, cache: FeatureCache, autocast: torch.autocast, at_end: bool = False) -> dict[str, Tensor]:
+def evaluate(
+    explainer: Explainer, cache: FeatureCache, autocast: torch.autocast, at_end: bool = False, same: bool = False
+) -> dict[str, Tensor]:
     """Every metric of `METRICS` that is defined here, each (R,) float64 on the CPU.
 
     Args:
-        at_end: also those that need the training images.
+        at_end: also those that are measured after the last epoch only.
+        same: the replicates differ in their seeds alone.
     """
-    peaks, error, agree, correct, information = _pass_over_test(explainer, cache, autocast)
     images, landmarks = len(cache.test.labels), cache.test.landmarks.shape[1]
+    seen = _pass_over_test(explainer, cache, autocast, bool(at_end and landmarks))
     energy = torch.tensor([_test_energy(cache, layer) for layer in range(2)], dtype=torch.float64)
     return measure(
         Measured(
             cache,
             explainer.replicates,
-            peaks,
-            filter_scores(cache, peaks, explainer.replicates),
-            by_category=_by_category(cache, peaks),
+            seen.peaks,
+            filter_scores(cache, seen.peaks, explainer.replicates),
+            by_category=_by_category(cache, seen.peaks),
             chance=chance(cache, explainer.width) if landmarks else None,
             train_peaks=train_peaks(explainer, cache, autocast) if at_end and landmarks else None,
-            information=information,
-            error=error.cpu() / energy,
+            at_landmarks=seen.at_landmarks,
+            same=same and at_end,
+            information=seen.information,
+            error=seen.error.cpu() / energy,
             p=explainer.p(),
-            fidelity=agree / images,
-            accuracy=correct / images,
+            fidelity=seen.agree / images,
+            accuracy=seen.correct / images,
         )
     )
 
@@ -135,16 +141,30 @@ def _test_energy(cache: FeatureCache, layer: int) -> float:
     return float(sum(block.double().square().sum() for block in cache.test.targets[layer].split(1024)))
 
 
+class _Pass(NamedTuple):
+    """What one pass over the test split has seen."""
+
+    peaks: Peaks
+    error: Tensor
+    """(R, 2) float64 squared errors."""
+    agree: Tensor
+    """(R,) agreements with the performer."""
+    correct: Tensor
+    """(R,) right answers."""
+    information: Tensor
+    """(R * W,) nats."""
+    at_landmarks: Tensor | None
+    """(N, P, R * W) on the CPU."""
+
+
 @torch.no_grad()
-def _pass_over_test(
-    explainer: Explainer, cache: FeatureCache, autocast: torch.autocast
-) -> tuple[Peaks, Tensor, Tensor, Tensor, Tensor]:
-    """One pass: peaks, squared errors (R, 2), agreements and right answers (R,), mutual information (R * W,)."""
+def _pass_over_test(explainer: Explainer, cache: FeatureCache, autocast: torch.autocast, at_landmarks: bool = False) -> _Pass:
     device = next(explainer.parameters()).device
     split, replicates = cache.test, explainer.replicates
     start, stride = cache.meta["receptive_field"]["start"], cache.meta["receptive_field"]["stride"]
     head = cache.head.to(device)
     peaks: list[Peaks] = []
+    at: list[Tensor] = []
     error = torch.zeros(replicates, 2, dtype=torch.float64, device=device)
     agree, correct = (torch.zeros(replicates, dtype=torch.float64, device=device) for _ in range(2))
     information, blocks = torch.zeros((), device=device), 0
@@ -157,6 +177,8 @@ def _pass_over_test(
         maps = explanation.interp_maps[-1] if explanation.interp_maps else explanation.ordin_maps
         assert maps is not None
         peaks.append(peaks_of(maps.float(), start, stride))
+        if at_landmarks:
+            at.append(values_at(maps.float().cpu(), split.landmarks[index.cpu()], start, stride))
         for layer, output in enumerate(explanation.outputs):
             target = split.targets[layer][index].to(device).float()
             error[:, layer] += (output.float() - target).square().sum((1, 2), dtype=torch.float64)
@@ -167,7 +189,7 @@ def _pass_over_test(
         if len(index) == EVAL_BATCH or not blocks:  # a short last block would bound the information lower
             information, blocks = information - filter_loss(maps, 5.0), blocks + 1
     explainer.train(was_training)
-    return joined(peaks), error, agree, correct, information / blocks
+    return _Pass(joined(peaks), error, agree, correct, information / blocks, torch.cat(at) if at else None)
 
 
 def performer_peaks(cache: FeatureCache, split: str = "test") -> Peaks:

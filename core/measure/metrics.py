@@ -35,6 +35,10 @@ class Measured(NamedTuple):
     """(P,) tracking of a part that the best of as many random filters beats once in a hundred times."""
     train_peaks: Peaks | None = None
     """Of the training images; None before the last epoch."""
+    at_landmarks: Tensor | None = None
+    """(N, P, R * F) activations where the landmarks are; None before the last epoch."""
+    same: bool = False
+    """Whether the networks differ in their seeds alone."""
     information: Tensor | None = None
     """(R * F,) mutual information of maps and templates, in nats."""
     error: Tensor | None = None
@@ -69,7 +73,7 @@ class Metric(NamedTuple):
     each_part: bool = False
     """Whether it has a value for each landmark, (R, P): the key then ends in the landmark's name."""
     at_end: bool = False
-    """Whether it is measured after the last epoch only, since it needs the training images."""
+    """Whether it is measured after the last epoch only, since it needs the training images or takes long."""
     shown: bool = True
     """Whether it has a column in tables; any metric can be an objective."""
 
@@ -103,17 +107,21 @@ def _parts_tracked(seen: Measured) -> Tensor | None:
     return None if best is None or seen.chance is None else (best > seen.chance).double().sum(1)
 
 
+def _networks(seen: Measured) -> list[Peaks]:
+    """The peaks of each network."""
+    from paraphrase.core.measure.filters import Peaks
+
+    return [Peaks(*own) for own in zip(*(t.chunk(seen.replicates, 1) for t in seen.peaks), strict=True)]
+
+
 def _distinct(seen: Measured) -> Tensor:
     from torch import stack
 
-    from paraphrase.core.objective.places import distinct_filters, redundancy, strengths
+    from paraphrase.core.measure.alike import redundancy_of
+    from paraphrase.core.objective.places import distinct_filters
 
-    side, found = seen.cache.meta["input_size"], []
-    for xy, values in zip(
-        (seen.peaks.positions / side).chunk(seen.replicates, 1), seen.peaks.values.chunk(seen.replicates, 1), strict=True
-    ):
-        found.append(distinct_filters(redundancy(xy.double(), strengths(values).double(), DISTINCT_WIDTH)))
-    return stack(found)
+    side = seen.cache.meta["input_size"]
+    return stack([distinct_filters(redundancy_of(peaks, side)) for peaks in _networks(seen)])
 
 
 def _landmark_errors(seen: Measured) -> Tensor | None:
@@ -136,6 +144,33 @@ def _landmark_errors(seen: Measured) -> Tensor | None:
 def _landmark_error(seen: Measured) -> Tensor | None:
     errors = _landmark_errors(seen)
     return None if errors is None else errors.nanmean(1)
+
+
+def _partition(index: int) -> Callable[[Measured], Tensor | None]:
+    def measure(seen: Measured) -> Tensor | None:
+        if seen.at_landmarks is None:
+            return None
+        from torch import stack
+
+        from paraphrase.core.measure.partition import partition_scores
+
+        side, landmarks = seen.cache.meta["input_size"], seen.cache.test.landmarks
+        each = zip(_networks(seen), seen.at_landmarks.chunk(seen.replicates, 2), strict=True)
+        return stack([partition_scores(peaks, at, landmarks, side)[index] for peaks, at in each])
+
+    return measure
+
+
+def _agreement(seen: Measured) -> Tensor | None:
+    """(R,) of each network with the others."""
+    if not seen.same or seen.replicates < 2:
+        return None
+    from torch import stack
+
+    from paraphrase.core.measure.parts import agreement
+
+    networks = _networks(seen)
+    return stack([stack([agreement(own, other) for other in networks if other is not own]).nanmean() for own in networks])
 
 
 def _coverage(seen: Measured) -> Tensor | None:
@@ -206,6 +241,14 @@ METRICS = (
         "how many filters there are that say different things: 1 if all are one detector, W if no two are alike",
         _distinct,
     ),
+    Metric(
+        "seed_agreement",
+        "agree",
+        "higher",
+        "share of a filter's movement that the best filter of another seed explains; mean over filters and seeds",
+        _agreement,
+        at_end=True,
+    ),
     Metric("p", "p", "higher", "share of the features that comes from the interpretable track", lambda seen: seen.p),
     Metric(
         "reconstruction_error",
@@ -246,6 +289,26 @@ METRICS = (
         shown=False,
     ),
     Metric(
+        "part_nmi",
+        "nmi",
+        "higher",
+        "normalised mutual information of the filter group that fires most at a landmark and the landmark's name",
+        _partition(0),
+        landmarks=True,
+        at_end=True,
+        shown=False,
+    ),
+    Metric(
+        "part_ari",
+        "ari",
+        "higher",
+        "adjusted Rand index of the same; 0 by chance",
+        _partition(1),
+        landmarks=True,
+        at_end=True,
+        shown=False,
+    ),
+    Metric(
         "tracking",
         "track",
         "higher",
@@ -268,9 +331,6 @@ METRICS = (
     ),
 )
 """All metrics, in the order of tables [algorithm.md, 5 and 8]."""
-
-DISTINCT_WIDTH = 0.1
-"""Sigma of distinct filters, as a share of the crop's side."""
 
 BY_KEY = {metric.key: metric for metric in METRICS if not metric.each_part}
 KEYS = tuple(metric.key for metric in METRICS if metric.shown)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from paraphrase.core.measure.filters import Peaks
+from paraphrase.core.objective.places import strengths
 
 RIDGES = torch.logspace(-3, 5, 17, dtype=torch.float64)
 """Ridges that are tried, in units of one standardised column's variance."""
@@ -44,6 +45,29 @@ def mean_landmark_error(train_landmarks: Tensor, test_landmarks: Tensor, side: f
         Peaks(torch.zeros(len(t), 1, 2, dtype=torch.float64), torch.zeros(len(t), 1)) for t in (train_landmarks, test_landmarks)
     ]
     return landmark_error(nothing[0], train_landmarks, nothing[1], test_landmarks, side)
+
+
+def agreement(own: Peaks, other: Peaks) -> Tensor:
+    """Do two networks find the same parts? For each filter the largest share of its movement that a filter of the other explains.
+
+    R^2 of a linear map from the other filter's place to the own one's, over the images, each counted by the own strength.
+
+    Args:
+        own, other: peaks of the same N images and F and G filters; not the same filters.
+
+    Returns:
+        A float64 scalar in [0, 1], the mean over the own filters that fire and move; NaN if there is none.
+    """
+    strength = strengths(own.values).double()  # (N, F)
+    share = strength / strength.sum(0).clamp(min=torch.finfo(torch.float64).tiny)
+    x, y = other.positions.double(), own.positions.double()
+    mean_x, mean_y = torch.einsum("nf,ngi->fgi", share, x), torch.einsum("nf,nfi->fi", share, y)
+    xx = torch.einsum("nf,ngi,ngj->fgij", share, x, x) - mean_x[..., :, None] * mean_x[..., None, :]
+    xy = torch.einsum("nf,ngi,nfj->fgij", share, x, y) - mean_x[..., :, None] * mean_y[:, None, None, :]
+    yy = torch.einsum("nf,nfi->f", share, y.square()) - mean_y.square().sum(-1)
+    explained = (xy * (torch.linalg.pinv(xx, hermitian=True, rtol=1e-9) @ xy)).sum((2, 3)) / yy[:, None]
+    moves = (strength.sum(0) > 0) & (yy > 1e-9 * y.square().amax())
+    return explained[moves].amax(1).clamp(0, 1).mean() if bool(moves.any()) else torch.tensor(torch.nan, dtype=torch.float64)
 
 
 def _standardised(positions: Tensor, scale: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:

@@ -8,6 +8,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -26,6 +27,7 @@ from paraphrase.core.data.records import Record, crop
 from paraphrase.core.device import autocast_for, choose_device
 from paraphrase.core.errors import InputError
 from paraphrase.core.home import home
+from paraphrase.core.performer.factory import source_of_factory
 from paraphrase.core.performer.performer import OWN, Performer, build_network
 from paraphrase.core.performer.spec import known_input_size, resolve_spec
 from paraphrase.core.performer.weights import ABOUT, load_performer, load_state, save_performer
@@ -91,8 +93,17 @@ def accuracy_of(performer: Performer, images: Tensor, labels: Tensor) -> float:
     return right / len(labels)
 
 
-def fit(performer: Performer, dataset: Dataset, config: Config, progress: bool = True) -> dict[str, Any]:
+def fit(
+    performer: Performer, dataset: Dataset, config: Config, progress: bool = True, frozen: Collection[str] = ()
+) -> dict[str, Any]:
     """Train the performer's network in place (AdamW, one-cycle), then freeze it again; the same seed gives the same network.
+
+    Args:
+        performer: whose network is trained.
+        dataset: its training images; the accuracy is that on its test images.
+        config: `performer.fit`, and `train.device` and `train.precision`.
+        progress: draw a bar.
+        frozen: names of parameters that stay as they are.
 
     Returns:
         `accuracy` on the test split, `train_accuracy` of the last epoch (on augmented images) and `seconds`.
@@ -103,16 +114,18 @@ def fit(performer: Performer, dataset: Dataset, config: Config, progress: bool =
     with torch.random.fork_rng():  # dropout draws from the global generator, which is the caller's
         torch.manual_seed(config.performer.fit.seed)
         try:
-            return _fit(performer, dataset, config, progress)
+            return _fit(performer, dataset, config, progress, frozen)
         finally:
             performer.network.eval().requires_grad_(False)
 
 
-def _fit(performer: Performer, dataset: Dataset, config: Config, progress: bool) -> dict[str, Any]:
+def _fit(performer: Performer, dataset: Dataset, config: Config, progress: bool, frozen: Collection[str]) -> dict[str, Any]:
     settings, spec = config.performer.fit, performer.spec
     device = choose_device(config.train.device)
     autocast = autocast_for(config.train.precision, device)
-    network = performer.network.to(device).requires_grad_(True)
+    network = performer.network.to(device)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name not in frozen)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs leave it out
     images, labels = load_crops(dataset.train, spec.input_size)[0], torch.tensor([r.label for r in dataset.train])
     test, truth = load_crops(dataset.test, spec.input_size)[0], torch.tensor([r.label for r in dataset.test])
@@ -121,7 +134,8 @@ def _fit(performer: Performer, dataset: Dataset, config: Config, progress: bool)
     began = time.perf_counter()
     batch_size = min(settings.batch_size, len(labels))
     steps = len(labels) // batch_size
-    optimizer, rates = _optimizer(network, settings, settings.epochs * steps)
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimizer, rates = _optimizer(trained, settings, settings.epochs * steps)
     generator = torch.Generator().manual_seed(settings.seed)
     hits, losses = torch.zeros((), device=device), torch.zeros((), device=device)
     with bar(f"fit {spec.arch}", settings.epochs, "epochs", shown=progress) as shown:
@@ -137,7 +151,7 @@ def _fit(performer: Performer, dataset: Dataset, config: Config, progress: bool)
                 answers = labels[index].to(device)
                 loss = F.cross_entropy(logits.float(), answers, label_smoothing=settings.label_smoothing)
                 loss.backward()
-                torch.nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT)
+                torch.nn.utils.clip_grad_norm_(trained, MAX_GRADIENT)
                 optimizer.step()
                 losses += loss.detach()
                 optimizer.zero_grad(set_to_none=True)
@@ -146,20 +160,19 @@ def _fit(performer: Performer, dataset: Dataset, config: Config, progress: bool)
             if not math.isfinite(float(losses)):
                 lower = f"use less than {settings.learning_rate:g}"
                 raise InputError(f"performer.fit.learning_rate: the loss is no number after epoch {epoch + 1}; {lower}")
-            trained = float(hits) / (steps * batch_size)
-            about = f"accuracy {trained:.3f} train"
+            share = float(hits) / (steps * batch_size)
+            about = f"accuracy {share:.3f} train"
             if shown.watched or epoch + 1 == settings.epochs:
                 with autocast if epoch + 1 < settings.epochs else nullcontext():  # the last one is the one reported
                     accuracy = accuracy_of(performer, test, truth)
                 about += f", {accuracy:.3f} test"
             shown.advance(about=about)
-    return {"accuracy": accuracy, "train_accuracy": trained, "seconds": time.perf_counter() - began}
+    return {"accuracy": accuracy, "train_accuracy": share, "seconds": time.perf_counter() - began}
 
 
-def _optimizer(network: nn.Module, settings: FitConfig, steps: int) -> tuple[torch.optim.Optimizer, OneCycleLR]:
+def _optimizer(trained: list[nn.Parameter], settings: FitConfig, steps: int) -> tuple[torch.optim.Optimizer, OneCycleLR]:
     """AdamW, without weight decay of biases and norms, and its one-cycle schedule over all steps."""
-    decayed = [p for p in network.parameters() if p.dim() > 1]
-    plain = [p for p in network.parameters() if p.dim() <= 1]
+    decayed, plain = [p for p in trained if p.dim() > 1], [p for p in trained if p.dim() <= 1]
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     total = max(8, steps)  # the schedule's rise needs a step of its own
@@ -174,12 +187,15 @@ def fit_folder(config: Config, dataset: Dataset) -> Path:
     """
     performer = to_mapping(config.performer)
     parts = {k: performer[k] for k in ("arch", "weights", "input_size", "fit")} | {"dataset": dataset.fingerprint}
+    parts |= {k: performer[k] for k in ("mean", "std") if performer[k] is not None}
+    if ":" in config.performer.arch:
+        parts |= {"arguments": performer["arguments"], "source": source_of_factory(config.performer.arch)}
     parts["input_size"] = config.performer.input_size or known_input_size(config.performer.arch)
     file = Path(config.performer.weights)
     if file.is_file():
         parts["weights"] = hashlib.sha256(file.read_bytes()).hexdigest()
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
-    return home() / "performers" / f"{config.performer.arch}-{dataset.name}-{key}"
+    return home() / "performers" / f"{config.performer.arch.replace(':', '.')}-{dataset.name}-{key}"
 
 
 def obtain_performer(config: Config, dataset: Dataset, progress: bool = True) -> tuple[Performer, dict[str, Any]]:
@@ -200,15 +216,17 @@ def obtain_performer(config: Config, dataset: Dataset, progress: bool = True) ->
         return _read(folder, config, dataset)
     with torch.random.fork_rng():
         torch.manual_seed(config.performer.fit.seed)
-        network = build_network(config.performer.arch, len(dataset.categories), _ready_made(config))
+        asked = config.performer.arch, len(dataset.categories), _ready_made(config), config.performer.arguments
+        network = build_network(*asked)
     if weights not in ("fit", "torchvision"):
         fresh = load_state(given, network)
         if fresh:
             print(f"{given}: has another number of classes, so {', '.join(fresh)} start at random", file=sys.stderr)
+    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
     performer = Performer(network, resolve_spec(config.performer, network), dataset.categories)
     performer.check_layers()
     performer.receptive_field()  # before the fit: a layer without one could not be explained
-    about = fit(performer, dataset, config, progress)
+    about = fit(performer, dataset, config, progress, frozen)
     about |= {"dataset": dataset.name, "dataset_fingerprint": dataset.fingerprint, "config": to_mapping(config.performer)}
     save_performer(performer.cpu(), folder, about)
     return _read(folder, config, dataset)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torchvision
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from paraphrase.core.config import PerformerConfig
 from paraphrase.core.errors import InputError
 from paraphrase.core.performer import networks
+from paraphrase.core.performer.factory import call_factory
 from paraphrase.core.performer.receptive_field import ReceptiveField, receptive_field
 from paraphrase.core.performer.spec import KNOWN, Spec, resolve_spec
 
@@ -168,21 +169,32 @@ class Performer(nn.Module):
         return receptive_field(self.network, self.spec.feature)
 
 
-def build_network(arch: str, classes: int, weights: object | None = None) -> nn.Module:
-    """A classifier of this name, with random weights, or torchvision's.
+def build_network(
+    arch: str, classes: int, weights: object | None = None, arguments: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """A classifier of this name, with random weights, or torchvision's; or what a factory `module:name` returns.
 
     Raises:
-        InputError: if there is no such architecture.
+        InputError: if there is no such architecture or factory.
     """
+    if ":" in arch:
+        network = call_factory(arch, arguments or {})
+        replace_last_layer(network, classes)
+        return without_inplace(network)
     if arch in OWN:
         return OWN[arch](classes)
     if arch not in torchvision.models.list_models(torchvision.models):
         raise InputError(f"performer.arch: unknown {arch}; use {', '.join(KNOWN)} or another torchvision classifier")
     network = torchvision.models.get_model(arch, weights=weights) if weights else torchvision.models.get_model(arch)
     replace_last_layer(network, classes)
-    for module in network.modules():  # in place, a ReLU would overwrite what the hooks keep
+    return without_inplace(network)
+
+
+def without_inplace(network: nn.Module) -> nn.Module:
+    """The network itself, none of whose modules works in place: a ReLU would overwrite what the hooks keep."""
+    for module in network.modules():
         if getattr(module, "inplace", False):
-            module.inplace = False
+            module.inplace = False  # type: ignore[assignment]  # any module may have such a flag
     return network
 
 
@@ -209,5 +221,5 @@ def name_of_last_layer(network: nn.Module, arch: str) -> str:
 
 def build_performer(config: PerformerConfig, classes: int) -> Performer:
     """A performer with random weights."""
-    network = build_network(config.arch, classes)
+    network = build_network(config.arch, classes, arguments=config.arguments)
     return Performer(network, resolve_spec(config, network))

@@ -75,10 +75,12 @@ def _follow(graph: fx.Graph, network: nn.Module, last: fx.Node, axis: int) -> Re
     for node in graph.nodes:
         if node.op == "placeholder":
             fields[node] = ReceptiveField(0.5, 1.0, 1.0)
+        elif node.op == "get_attr":  # a weight has no places
+            fields[node] = None
         else:
             merged = _merge([f for n in node.all_input_nodes if (f := fields[n]) is not None], str(node))
             module = network.get_submodule(str(node.target)) if node.op == "call_module" else None
-            fields[node] = None if merged is None else _through(merged, module, node, axis)
+            fields[node] = None if merged is None else _through(merged, module, node, axis, network)
         if node is last:
             break
     return fields[last]
@@ -91,12 +93,21 @@ def _merge(fields: list[ReceptiveField], where: str) -> ReceptiveField | None:
     return max(fields, key=lambda f: f.size) if fields else None
 
 
-def _through(field: ReceptiveField, module: nn.Module | None, node: fx.Node, axis: int) -> ReceptiveField | None:
+def _through(
+    field: ReceptiveField, module: nn.Module | None, node: fx.Node, axis: int, network: nn.Module
+) -> ReceptiveField | None:
     """The field after a node; None once the map has no places any more (a global pooling)."""
     if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
         return _windowed(field, vars(module), axis)
     if node.target in (F.max_pool2d, F.avg_pool2d, torch.max_pool2d):
         return _windowed(field, dict(zip(POOL_ARGUMENTS, node.args, strict=False)) | node.kwargs, axis)
+    if node.target is F.conv2d:
+        return _windowed(field, _of_convolution(node, network), axis)
+    if isinstance(module, nn.ZeroPad2d | nn.ReflectionPad2d | nn.ReplicationPad2d | nn.ConstantPad2d):
+        return field._replace(start=field.start - module.padding[2 if axis == 0 else 0] * field.stride)
+    if node.target is F.pad:
+        before: Any = [*node.args, *node.kwargs.values()][1]
+        return field._replace(start=field.start - (before[2] if axis == 0 else before[0]) * field.stride)
     if isinstance(module, GLOBAL_MODULES) or node.target in GLOBAL_FUNCTIONS:
         return None
     if node.op == "call_method" and node.target in GLOBAL_METHODS:
@@ -106,6 +117,18 @@ def _through(field: ReceptiveField, module: nn.Module | None, node: fx.Node, axi
         return field
     what = type(module).__name__ if module is not None else str(node.target)
     raise InputError(f"performer.arch: the receptive field after {what} ({node.name}) is not known; take an earlier layer")
+
+
+CONVOLUTION_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+
+
+def _of_convolution(node: fx.Node, network: nn.Module) -> dict[str, Any]:
+    """The settings of a call of `F.conv2d`, whose kernel is that of its weight."""
+    settings = dict(zip(CONVOLUTION_ARGUMENTS, node.args, strict=False)) | node.kwargs
+    weight = settings["weight"]
+    if not isinstance(weight, fx.Node) or weight.op != "get_attr":
+        raise InputError(f"performer.arch: the kernel of {node.name} is computed, so its receptive field is not known")
+    return {"stride": 1} | settings | {"kernel_size": tuple(network.get_parameter(str(weight.target)).shape[2:])}
 
 
 def _windowed(field: ReceptiveField, window: dict[str, Any], axis: int) -> ReceptiveField:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -36,6 +37,8 @@ class Spec:
     """Standard deviation of each colour channel, divided by."""
     target_relu: list[bool] = field(default_factory=lambda: [True, True])
     """Whether a target cannot be negative, so that fc-dec ends in a ReLU."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Of the factory, where the architecture is one."""
 
 
 _CHAINED = {"targets": ["classifier.1", "classifier.4"], "decoder_init": ["classifier.0", "classifier.3"]}
@@ -100,4 +103,5 @@ def resolve_spec(config: PerformerConfig, network: nn.Module) -> Spec:
         only_pools = not any(isinstance(modules[path], nn.LayerNorm) for path in values["pool"])
         relu[0] = only_pools and ends_in_relu(network, values["feature"])
     size = config.input_size or known_input_size(config.arch)
-    return Spec(arch=config.arch, input_size=size, target_relu=relu, **values)
+    scale: dict[str, Any] = {k: tuple(value) for k in ("mean", "std") if (value := getattr(config, k)) is not None}
+    return Spec(arch=config.arch, input_size=size, target_relu=relu, arguments=config.arguments, **values, **scale)

@@ -24,7 +24,10 @@ WEIGHTS, ABOUT = "performer.safetensors", "performer.json"
 
 def performer_fingerprint(performer: Performer) -> str:
     """Hex sha256 of the weights and of how they are read."""
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(performer.spec), sort_keys=True).encode())
+    read = dataclasses.asdict(performer.spec)
+    if not read["arguments"]:  # as before there were any: what was cached and explained then is still what it is
+        del read["arguments"]
+    digest = hashlib.sha256(json.dumps(read, sort_keys=True).encode())
     for name, value in sorted(performer.network.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -63,8 +66,9 @@ def load_performer(folder: Path) -> tuple[Performer, dict[str, Any]]:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         values: dict[str, Any] = about["spec"]
         spec = Spec(**values | {k: tuple(values[k]) for k in ("mean", "std")})
-        with torch.device("meta"):  # no weights are drawn, only to be replaced: faster, and the caller's generator rests
-            network = build_network(spec.arch, len(about["categories"]))
+        # no weights are drawn, only to be replaced: faster, and the caller's generator rests; a factory may load its own
+        with torch.random.fork_rng() if ":" in spec.arch else torch.device("meta"):
+            network = build_network(spec.arch, len(about["categories"]), arguments=spec.arguments)
         network.load_state_dict(load_file(folder / WEIGHTS), assign=True)
     except FileNotFoundError as error:
         raise InputError(

@@ -19,16 +19,15 @@ from paraphrase.core.errors import InputError
 from paraphrase.core.explainer.checkpoint import ABOUT, load_explainer
 from paraphrase.core.features.cache import FeatureCache
 from paraphrase.core.measure.alike import groups_alike
-from paraphrase.core.measure.attribution import ExplainerPath, PerformerPath, contributions
-from paraphrase.core.measure.evaluation import filter_scores, gather, performer_peaks, test_peaks
+from paraphrase.core.measure.attribution import PerformerPath
+from paraphrase.core.measure.evaluation import filter_scores, gather, performer_peaks
+from paraphrase.core.measure.filter_table import Filters, filters_of, weigh
 from paraphrase.core.measure.filters import FilterScores, Peaks
 from paraphrase.core.pictures.drawing import pyplot, save
 from paraphrase.core.terminal.tables import brief
 
 FILTERS, IMAGES = 12, 6
 """Groups of filters on a page, and test images of each."""
-WEIGHED = 192
-"""Test images on which it is weighed what a filter contributes."""
 SIDE, GAP = 100, 4
 """Pixels of an image on the page, and between two."""
 STEP = 1 + GAP / SIDE
@@ -49,16 +48,25 @@ class Shown(NamedTuple):
 
 
 class Viewed(NamedTuple):
-    """A network's filters on the test split."""
+    """A network's filters on the test split, and their maps."""
 
-    peaks: Peaks
-    """Of all test images."""
-    scores: FilterScores | None
-    """None where the data has no landmarks."""
+    filters: Filters
+    """What is known of them."""
     maps: Callable[[Tensor], Tensor]
     """Test images (K,) -> activations (K, F, n, n)."""
-    worth: Tensor
-    """(F,) mean contribution to the performer's answers; the mean peak where that is not defined."""
+
+    @property
+    def peaks(self) -> Peaks:
+        return self.filters.peaks
+
+    @property
+    def scores(self) -> FilterScores | None:
+        return self.filters.scores
+
+    @property
+    def worth(self) -> Tensor:
+        """(F,) share in the performer's answers; the mean peak where that is not defined."""
+        return self.peaks.values.float().mean(0) if self.filters.worth is None else self.filters.worth
 
 
 def draw_filters(config: Config, cache: FeatureCache, folder: str | Path, out: str | Path) -> Path:
@@ -71,7 +79,7 @@ def draw_filters(config: Config, cache: FeatureCache, folder: str | Path, out: s
         out: the PNG file.
     """
     views = {
-        "interpretable filters of the explainer": _view_explainer(folder, cache),
+        "interpretable filters of the explainer": view_explainer(folder, cache),
         f"filters of the performer ({cache.meta['performer']})": _view_performer(cache),
     }
     sides = {}
@@ -94,7 +102,7 @@ def draw_side_by_side(config: Config, cache: FeatureCache, explainers: Mapping[s
         explainers: title -> folder, for each of the two.
         out: the PNG file.
     """
-    left, right = (_view_explainer(folder, cache) for folder in explainers.values())
+    left, right = (view_explainer(folder, cache) for folder in explainers.values())
     seeds = {json.loads((Path(folder) / ABOUT).read_text(encoding="utf-8"))["seeds"][0] for folder in explainers.values()}
     sides = dict(zip(explainers, pair_up(left, right, cache, same_start=len(seeds) == 1), strict=True))
     return _draw(sides, load_dataset(config.data).test, cache.meta, Path(out))
@@ -118,22 +126,20 @@ def pair_up(left: Viewed, right: Viewed, cache: FeatureCache, same_start: bool) 
     return rows
 
 
-def _view_explainer(folder: str | Path, cache: FeatureCache) -> Viewed:
+def view_explainer(folder: str | Path, cache: FeatureCache) -> Viewed:
+    """A saved explainer's filters, those of its first replicate."""
     explainer = load_explainer(folder)
+    explainer = explainer if explainer.replicates == 1 else explainer.replicate(0).eval().requires_grad_(False)
     autocast = autocast_for("float32", torch.device("cpu"))
-    width = explainer.width if explainer.interp_widths else int(explainer.ordin_width or 0)
-    every = test_peaks(explainer, cache, autocast)
-    peaks = Peaks(every.positions[:, :width], every.values[:, :width])
 
     def maps_of(images: Tensor) -> Tensor:
-        feature = gather(cache.test.features, images.expand(explainer.replicates, -1), torch.device("cpu"), autocast)
+        feature = gather(cache.test.features, images[None], torch.device("cpu"), autocast)
         _, interp_maps, ordin_maps = explainer.encode(feature)
         maps = interp_maps[-1] if interp_maps else ordin_maps
         assert maps is not None
-        return maps[:, :width]
+        return maps
 
-    worth = _contributions(lambda: ExplainerPath(explainer, cache.head), cache, peaks)
-    return Viewed(peaks, filter_scores(cache, peaks), maps_of, worth)
+    return Viewed(filters_of(explainer, cache, autocast)[0], maps_of)
 
 
 _PERFORMERS: dict[str, Viewed] = {}
@@ -143,31 +149,20 @@ def _view_performer(cache: FeatureCache) -> Viewed:
     """The performer's own filters; looked at once a process, since every page of a sweep has them."""
     key = cache.meta["key"]
     if key not in _PERFORMERS:
-        _PERFORMERS[key] = _measured_performer(cache)
+        peaks = performer_peaks(cache)
+        try:
+            worth = weigh(PerformerPath(cache), cache)
+        except InputError:  # its layers are not known
+            worth = None
+
+        def maps_of(images: Tensor) -> Tensor:
+            return cache.test.features[images].permute(0, 3, 1, 2).float()
+
+        _PERFORMERS[key] = Viewed(Filters(peaks, filter_scores(cache, peaks), worth), maps_of)
     return _PERFORMERS[key]
 
 
-def _measured_performer(cache: FeatureCache) -> Viewed:
-    peaks, worth = performer_peaks(cache), _contributions(lambda: PerformerPath(cache), cache, performer_peaks(cache))
-
-    def maps_of(images: Tensor) -> Tensor:
-        return cache.test.features[images].permute(0, 3, 1, 2).float()
-
-    return Viewed(peaks, filter_scores(cache, peaks), maps_of, worth)
-
-
-def _contributions(path: Callable[[], ExplainerPath | PerformerPath], cache: FeatureCache, peaks: Peaks) -> Tensor:
-    """(F,) mean contribution above 0 to the performer's answer, over some test images of all categories."""
-    try:
-        opened = path()
-    except InputError:  # there is no way from these filters to an answer
-        return peaks.values.float().mean(0)
-    some = torch.linspace(0, len(cache.test.labels) - 1, min(WEIGHED, len(cache.test.labels))).long()
-    given = contributions(opened, cache.test.features[some], cache.test.performer_labels[some])
-    return given.clamp(min=0).mean(0)
-
-
-def _by_stability(view: Viewed) -> list[int]:
+def by_stability(view: Viewed) -> list[int]:
     """The filters that fire, the most stable first; the strongest first where there are no landmarks."""
     alive = (view.peaks.values > 0).any(0)
     unstable = -view.peaks.values.float().mean(0) if view.scores is None else view.scores.instability.nan_to_num(torch.inf)
@@ -176,7 +171,7 @@ def _by_stability(view: Viewed) -> list[int]:
 
 def _best_groups(view: Viewed, cache: FeatureCache) -> list[list[int]]:
     """A dozen groups of filters that say the same thing, the most stable one of each first; by what they contribute together."""
-    groups = groups_alike(view.peaks, cache.meta["input_size"], _by_stability(view))
+    groups = groups_alike(view.peaks, cache.meta["input_size"], by_stability(view))
     return sorted(groups, key=lambda group: -float(view.worth[group].sum()))[:FILTERS]
 
 
@@ -234,21 +229,20 @@ def _draw(sides: dict[str, list[Shown]], records: list[Record], meta: dict[str, 
             for column, image in enumerate(shown.images):
                 heat = shown.maps[column] / max(float(shown.maps[column].max()), 1e-12)
                 top, left = row * (SIDE + GAP), column * (SIDE + GAP)
-                picture = crop(records[image], meta["input_size"])[0]
-                pixels[top : top + SIDE, left : left + SIDE] = overlay(picture, heat, meta, SIDE)
-                _mark_peak(axis, shown.peaks[column], column, row, meta)
+                picture = overlay(crop(records[image], meta["input_size"])[0], heat, meta, (SIDE, SIDE))
+                pixels[top : top + SIDE, left : left + SIDE] = _with_peak(picture, shown.peaks[column], meta)
         axis.imshow(pixels, extent=(0, IMAGES * STEP, rows * STEP, 0), interpolation="bilinear")
     return save(figure, out)
 
 
-def overlay(image: Any, heat: np.ndarray, meta: dict[str, Any], side: int = 96) -> np.ndarray:
-    """A crop with a map's outline on it, as bright as it was: (side, side, 3) in [0, 1].
+def overlay(image: Any, heat: np.ndarray, meta: dict[str, Any], pixels: tuple[int, int]) -> np.ndarray:
+    """A crop with a map's outline on it, as bright as it was: (height, width, 3) in [0, 1].
 
     Args:
-        image: PIL image of the crop.
+        image: PIL image of what the crop shows, of any size and aspect ratio.
         heat: (n, n) in [0, 1], one value for each cell of the feature.
         meta: of the cache: size of the crop and receptive field of the cells.
-        side: of the result in pixels.
+        pixels: width and height of the result.
     """
     from PIL import Image
 
@@ -258,9 +252,9 @@ def overlay(image: Any, heat: np.ndarray, meta: dict[str, Any], side: int = 96) 
     box = [(edge - low) / field["stride"] for edge in (0, 0, size, size)]
     padded = np.pad(heat, n, mode="edge")
     box = [edge + n for edge in box]
-    smooth = Image.fromarray(padded.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC, box=tuple(box))
+    smooth = Image.fromarray(padded.astype(np.float32)).resize(pixels, Image.Resampling.BICUBIC, box=tuple(box))
     inside = np.asarray(smooth) > CONTOUR
-    picture = np.asarray(image.resize((side, side))) / 255.0
+    picture = np.asarray(image.resize(pixels)) / 255.0
     rim = inside & ~_shrunk(inside, 2)
     around = _shrunk(~inside, 0) & ~_shrunk(~inside, 1)
     picture[around], picture[rim] = DARK, BRIGHT
@@ -284,19 +278,24 @@ def _shrunk(mask: np.ndarray, by: int) -> np.ndarray:
     return mask
 
 
-def _mark_peak(axis: Any, peak: np.ndarray, column: int, row: int, meta: dict[str, Any]) -> None:
-    """The receptive field of a peak (x, y in pixels of the crop), as far as it lies in the image, and its centre."""
-    from matplotlib.patches import Circle, Rectangle
+def _with_peak(picture: np.ndarray, peak: np.ndarray, meta: dict[str, Any]) -> np.ndarray:
+    """The picture (side, side, 3) with a peak (x, y in pixels of the crop) and its receptive field, as far as it lies in it.
 
-    size, field = meta["input_size"], meta["receptive_field"]
-    left, top = column * STEP, row * STEP
-    frame = Rectangle((left, top), 1, 1, transform=axis.transData)
-    x, y = peak / size
-    side = field["size"] / size
-    marks = (
-        Rectangle((left + x - side / 2, top + y - side / 2), side, side, fill=False, color="white", linewidth=0.9),
-        Circle((left + x, top + y), 0.025, color="cyan"),
-    )
-    for mark in marks:
-        axis.add_artist(mark).set_in_layout(False)  # where they are is known: nothing to measure
-        mark.set_clip_path(frame)
+    Drawn in pixels: matplotlib takes seconds over as many marks.
+    """
+    side, size, field = len(picture), meta["input_size"], meta["receptive_field"]
+    places = np.arange(side)
+    x, y = (peak / size * side).round()
+    reach = round(field["size"] / size * side / 2)
+    for edge in (-reach, reach):
+        if 0 <= y + edge < side:
+            picture[int(y + edge), np.abs(places - x) <= reach] = 1.0
+        if 0 <= x + edge < side:
+            picture[np.abs(places - y) <= reach, int(x + edge)] = 1.0
+    near = (places[None, :] - x) ** 2 + (places[:, None] - y) ** 2
+    picture[near <= DOT**2] = CYAN
+    return picture
+
+
+DOT, CYAN = 2.5, (0.0, 1.0, 1.0)
+"""Radius of a peak, in pixels of the page's images, and its colour."""

@@ -21,7 +21,9 @@ from paraphrase.core.errors import InputError
 from paraphrase.core.explainer.checkpoint import read_tensors, save_explainer, write_tensors
 from paraphrase.core.explainer.network import Explainer, Explanation, PerformerShape
 from paraphrase.core.features.cache import FeatureCache
+from paraphrase.core.files import write_atomically
 from paraphrase.core.measure.evaluation import evaluate, gather
+from paraphrase.core.measure.filter_table import FILTERS, filters_csv
 from paraphrase.core.objective.terms import LOSS_KEYS, PER_REPLICATE, Step
 from paraphrase.core.objective.weights import LossWeights, weighted_terms
 
@@ -136,7 +138,7 @@ class Training:
             totals += terms.detach()
         self._check(totals)
         self.epoch += 1
-        metrics = evaluate(self.explainer, self.cache, self.autocast, at_end=self.finished)
+        metrics = evaluate(self.explainer, self.cache, self.autocast, at_end=self.finished, same=self.config.train.replicates > 1)
         metrics |= dict(zip(LOSS_KEYS, (totals / self.steps).double().cpu(), strict=True))
         if bool((metrics["dead_filters"] >= 1).any()):
             raise TrainingEnded(f"all filters died in epoch {self.epoch}")
@@ -188,7 +190,8 @@ class Training:
             raise TrainingEnded(f"the loss is not finite in epoch {self.epoch + 1} (seed {', '.join(map(str, seeds))})")
 
     def save_explainer(self, folder: Path, member: tuple[int, Config] | None = None) -> None:
-        """Write the explainer alone, for `paraphrase.core.explainer.checkpoint.load_explainer`, and a JSON of how it came about.
+        """Write the explainer alone, for `paraphrase.core.explainer.checkpoint.load_explainer`, a JSON of how it came about, and
+        the table of its filters.
 
         Args:
             member: only this replicate, and the configuration that it stands for.
@@ -202,7 +205,9 @@ class Training:
             "metrics": of_replicate(last, r) if member else last,
             "performer": {k: self.cache.meta[k] for k in described},
         }
-        save_explainer(self.explainer.replicate(r) if member else self.explainer, folder, about)
+        explainer = self.explainer.replicate(r).to(self.device) if member else self.explainer
+        write_atomically(folder / FILTERS, filters_csv(explainer, self.cache, self.autocast))
+        save_explainer(explainer, folder, about)
 
     def save(self, folder: Path) -> None:
         """Write an exact checkpoint to `folder`, in one rename."""

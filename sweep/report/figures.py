@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import optuna
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
 from paraphrase.core.pictures.drawing import pyplot, save
@@ -49,6 +48,8 @@ def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
     complete = [t for t in study.trials if t.state == TrialState.COMPLETE]
     if len(complete) < LEAST_TRIALS:
         return {}
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances  # takes seconds
+
     shares: dict[str, dict[str, float]] = {}
     for i, metric in enumerate(study.metric_names or []):
         sign = -1.0 if study.directions[i] == optuna.study.StudyDirection.MAXIMIZE else 1.0

@@ -36,7 +36,8 @@ def write_report(sweep: SweepConfig, study: optuna.Study, tracker: Tracker, cach
     for trial in front:
         tracker.mark_front(trial.number)
     for trial in shown_filters(front, sweep):
-        tracker.log_artifact(_filter_page(sweep, cache, trial), trial.number)
+        for page in _filter_pages(sweep, cache, trial):
+            tracker.log_artifact(page, trial.number)
     write_atomically(folder / "pareto.json", json.dumps(describe(sweep.name), indent=2))
     write_atomically(folder / "trials.csv", export_csv(sweep.name))
     write_atomically(folder / "pareto.txt", front_text(study, sweep) + "\n")
@@ -62,18 +63,20 @@ def _draw(sweep: SweepConfig, study: optuna.Study, folder: Path) -> list[Path]:
     return [*files, folder / "importance.json"]
 
 
-def _filter_page(sweep: SweepConfig, cache: FeatureCache, trial: FrozenTrial) -> Path:
-    """The page of the trial's filters (figure 3 of the paper); drawn once."""
+def _filter_pages(sweep: SweepConfig, cache: FeatureCache, trial: FrozenTrial) -> list[Path]:
+    """The page of the trial's filters (figure 3 of the paper) and the gallery of all of them; drawn once."""
     folder = trial_folder(sweep.name, trial.number)
-    page = folder / "filters.png"
-    if not page.exists():
+    pages = [folder / "filters.png", folder / "gallery.html"]
+    if not all(page.exists() for page in pages):
         from paraphrase.core.config import to_mapping
         from paraphrase.core.pictures.filters_page import draw_filters
+        from paraphrase.core.pictures.gallery import draw_gallery
         from paraphrase.sweep.settings.space import resolve
 
         config = resolve(trial.params, sweep.space, to_mapping(sweep.base_config()))
-        draw_filters(config, cache, folder / "explainer", page)
-    return page
+        for draw, page in zip((draw_filters, draw_gallery), pages, strict=True):
+            draw(config, cache, folder / "explainer", page)
+    return pages
 
 
 def report_again(name: str, out: Path | None = None, more: Sequence[Section] = ()) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import PATIENCE, paraphrase, paraphrase_here
+from commands import PATIENCE, SMALL, paraphrase_here
 from PIL import Image, ImageColor
 
 from paraphrase.ablations.paired import compare
@@ -27,10 +27,8 @@ from paraphrase.sweep.ui import page as page_of
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 QUICK = [
-    "data.train_images=96",
-    "data.test_images=60",
-    "performer.fit.epochs=2",
-    "performer.fit.batch_size=16",
+    *(f"data.{k}={v}" for k, v in SMALL["data"].items()),
+    *(f"performer.fit.{k}={v}" for k, v in SMALL["performer"]["fit"].items()),
     "train.epochs=2",
     "train.batch_size=32",
     "explainer.interp_widths=[8]",
@@ -38,16 +36,16 @@ QUICK = [
 ]
 
 
-def test_suite_pairs_its_arms_by_seed_and_tags_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PARAPHRASE_HOME", str(tmp_path / "home"))
-    ran = paraphrase("ablate", *QUICK, "--seeds", "2", "--ablations", "no_ordinary_track,no_filter_loss,no_masks")
+def test_suite_pairs_its_arms_by_seed_and_tags_its_runs(tmp_path: Path, furnished: Path, ray_here: str) -> None:
+    ran = paraphrase_here("ablate", *QUICK, "--seeds", "2", "--ablations", "no_ordinary_track,no_filter_loss,no_masks")
     assert ran.returncode == 0, ran.stderr
     assert "left out, since the base has nothing to take away: no_masks" in ran.stderr
     assert "2 seeds can never make one of 2 arms significant at 5 %; that takes 7" in ran.stderr
     folder = tmp_path / "home" / "sweeps" / "ablations" / "report"
     with (folder / "ablations.csv").open() as file:
         rows = {(r["metric"], r["arm"]): r for r in csv.DictReader(file)}
-    assert {metric for metric, _ in rows} >= set(KEYS) - {"part_coverage"}  # which needs a filter that tracks a part
+    # these need a filter that tracks a part, and replicates
+    assert {metric for metric, _ in rows} >= set(KEYS) - {"part_coverage", "seed_agreement"}
     assert rows["p", "no_ordinary_track"]["difference"] == "not defined"
     assert float(rows["p", "no_filter_loss"]["pairs"]) == 2
     assert (folder / "ablations.png").stat().st_size > 10_000
@@ -72,9 +70,8 @@ def test_suite_pairs_its_arms_by_seed_and_tags_its_runs(tmp_path: Path, monkeypa
     assert paraphrase_here("ablate", "--resume").stdout.splitlines()[-3:] == ran.stdout.splitlines()[-3:]
 
 
-def test_suite_over_categories_has_tables_pages_and_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PARAPHRASE_HOME", str(tmp_path / "home"))
-    ran = paraphrase(
+def test_suite_over_categories_has_tables_pages_and_a_report(tmp_path: Path, furnished: Path, ray_here: str) -> None:
+    ran = paraphrase_here(
         *("ablate", *QUICK, "resources.trials_per_batch=2", "experiment=mine"),
         *("--seeds", "2", "--categories", "bird,all", "--ablations", "no_filter_loss", "--name", "tasks"),
     )
@@ -123,9 +120,8 @@ def test_suite_over_categories_has_tables_pages_and_a_report(tmp_path: Path, mon
     assert paraphrase_here("tables", "tasks", "--arm", "no_such").returncode == 2
 
 
-def test_aa_suite_compares_the_base_with_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PARAPHRASE_HOME", str(tmp_path / "home"))
-    ran = paraphrase("ablate", *QUICK, "train.epochs=1", "--aa", "--seeds", "2")
+def test_aa_suite_compares_the_base_with_itself(tmp_path: Path, furnished: Path, ray_here: str) -> None:
+    ran = paraphrase_here("ablate", *QUICK, "train.epochs=1", "--aa", "--seeds", "2")
     assert ran.returncode == 0, ran.stderr
     with (tmp_path / "home" / "sweeps" / "ablations" / "report" / "ablations.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -133,21 +129,17 @@ def test_aa_suite_compares_the_base_with_itself(tmp_path: Path, monkeypatch: pyt
     assert any(float(r["difference"]) != 0 for r in rows)
 
 
-def test_scripts_run_from_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scripts_run_from_their_files(furnished: Path) -> None:
     """Their folder is then first on the path, and none of its modules may hide one of the standard library's."""
-    monkeypatch.setenv("PARAPHRASE_HOME", str(tmp_path / "home"))
     folder = Path(__file__).parents[2] / "ablations"
-
-    def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(folder / f"{script}.py"), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-
-    ran = run("no_filter_loss", *QUICK, "--seeds", "2", "train.epochs=1", "resources.concurrency=1")
+    script = [sys.executable, str(folder / "no_filter_loss.py")]
+    arguments = [*QUICK, "--seeds", "2", "train.epochs=1", "resources.concurrency=1"]
+    ran = subprocess.run([*script, *arguments], capture_output=True, text=True, timeout=PATIENCE)
     assert ran.returncode == 0 and "no_filter_loss" in ran.stdout, ran.stderr
-    assert run("no_filter_loss", "--resume").stdout.splitlines()[-3:] == ran.stdout.splitlines()[-3:]
-    assert "--ablations cannot be changed" in run("no_ordinary_track", "--resume", "--name", "no_filter_loss").stderr
-    refused = run("no_ordinary_track", *QUICK, "--seeds", "1", "--name", "other")
-    assert refused.returncode == 2 and "--seeds 1: must be at least 2" in refused.stderr
+    again = paraphrase_here("ablate", "--ablations", "no_filter_loss", "--name", "no_filter_loss", "--resume")
+    assert again.stdout.splitlines()[-3:] == ran.stdout.splitlines()[-3:]
+    other = ["ablate", "--ablations", "no_ordinary_track", "--resume", "--name", "no_filter_loss"]
+    assert "--ablations cannot be changed" in paraphrase_here(*other).stderr
     assert not {p.stem for p in folder.glob("*.py")} & set(sys.stdlib_module_names)
 
 

@@ -23,7 +23,7 @@ from paraphrase.core.measure.attribution import (
     grad_cam,
     group,
     shares,
-    strongest_filters,
+    strongest_groups,
 )
 
 
@@ -170,12 +170,15 @@ def test_sums_over_groups_keep_the_maps() -> None:
     assert torch.allclose(groups.sums(maps), torch.stack([torch.zeros(2, 4, 4), maps[:, 0] + maps[:, 1], maps[:, 2]], 1))
 
 
-def test_without_landmarks_the_strongest_filters_stand_for_themselves() -> None:
+def test_without_landmarks_groups_of_filters_stand_for_themselves() -> None:
     given = torch.tensor([[3.0, -9.0, 0.0, 1.0, 2.0], [3.0, 0.5, 0.0, 1.0, 2.0]])
-    groups = strongest_filters(given, "performer", count=2)
+    single = [[0], [1], [2], [3], [4]]
+    groups = strongest_groups(given, single, "performer", count=2)
     assert groups.names == ["performer 0", "performer 4", OTHERS]
     assert groups.member.tolist() == [0, 2, 2, 2, 1]
-    assert strongest_filters(given, "f").names == ["f 0", "f 4", "f 3", "f 1", OTHERS]  # the third never contributes
+    assert strongest_groups(given, single, "f").names == ["f 0", "f 4", "f 3", "f 1", OTHERS]  # the third never contributes
+    together = strongest_groups(given, [[3, 4, 1], [0], [2]], "f")
+    assert together.names == ["f 3 + 2", "f 0", OTHERS] and together.member.tolist() == [1, 0, 2, 0, 0]
 
 
 def test_average_leaves_out_images_without_shares() -> None:

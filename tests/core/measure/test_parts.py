@@ -8,7 +8,7 @@ import reference
 import torch
 
 from paraphrase.core.measure.filters import Peaks, random_peaks
-from paraphrase.core.measure.parts import RIDGES, landmark_error, mean_landmark_error
+from paraphrase.core.measure.parts import RIDGES, agreement, landmark_error, mean_landmark_error
 
 
 def crowd(images: int, seed: int, filters: int = 3, parts: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,3 +58,35 @@ def test_edges() -> None:
     torch.testing.assert_close(fixed, mean_landmark_error(seen, asked, 100.0))
     one = landmark_error(peaks(train[:, :1]), seen, peaks(test[:, :1]), asked, 100.0)
     assert one[0] < fixed[0]
+
+
+def test_agreement_is_the_reference() -> None:
+    own, other = crowd(60, 0, filters=4)[0], crowd(60, 1, filters=5)[0]
+    other[:, 2] = 0.6 * own[:, 1] + 0.4 * other[:, 2]
+    rng = np.random.default_rng(2)
+    values = torch.tensor(rng.uniform(0, 3, own.shape[:2]))
+    values[:, 3] = 0  # never fires
+    best = []
+    for f in range(3):
+        a = np.minimum(values[:, f].numpy() / values[:, f].numpy().mean(), 2)
+        y = own[:, f].numpy()
+        centre = (a[:, None] * y).sum(0) / a.sum()
+        total = (a[:, None] * (y - centre) ** 2).sum()
+        shares = []
+        for g in range(5):
+            x = np.c_[np.ones(60), other[:, g].numpy()] * np.sqrt(a)[:, None]
+            residual = np.linalg.lstsq(x, y * np.sqrt(a)[:, None], rcond=None)[1].sum()
+            shares.append(1 - residual / total)
+        best.append(max(shares))
+    assert float(agreement(Peaks(own, values), peaks(other))) == pytest.approx(np.mean(best), rel=1e-5)
+    assert best[1] > 0.4
+
+
+def test_networks_agree_whatever_the_order_offset_and_side_of_their_filters() -> None:
+    own = crowd(80, 0, filters=4)[0]
+    same = 7 - 0.5 * own[:, [2, 0, 3, 1]].flip(-1)
+    assert float(agreement(peaks(own), peaks(same))) == pytest.approx(1)
+    assert float(agreement(peaks(own), peaks(crowd(80, 9, filters=4)[0]))) < 0.2
+    still = torch.full_like(own, 5.0)
+    assert float(agreement(peaks(own), peaks(still))) == pytest.approx(0)
+    assert agreement(peaks(still), peaks(own)).isnan()  # nothing moves that could be explained

@@ -104,6 +104,27 @@ def test_odd_windows_agree_with_gradients(layers: list[nn.Module]) -> None:
         assert last_pixel + 1 - first == field.size
 
 
+class Padded(nn.Conv2d):
+    """`same` as in TensorFlow: a padding of its own, more at the end, and a convolution by function."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 3, 3, stride=2)
+        self.around = nn.ZeroPad2d((0, 1, 0, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.conv2d(F.pad(self.around(images), (1, 0, 1, 0)), self.weight, self.bias, self.stride, (0, 0), (2, 2))
+
+
+def test_paddings_and_convolutions_by_function_agree_with_gradients() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(Padded(), Padded(), nn.ReLU()).double()
+    field = receptive_field(network, "1")
+    for axis in (0, 1):
+        first, last = support(network, "1", axis, 60, 40, 5)
+        assert (first + last + 1) / 2 == field.start + 5 * field.stride
+        assert last + 1 - first == field.size
+
+
 class Gated(nn.Module):
     """Squeeze and excitation: a global branch scales the maps."""
 

@@ -18,16 +18,25 @@ from PIL import Image
 from paraphrase.cli import main
 from paraphrase.core.config import Config
 from paraphrase.core.data import load_dataset
+from paraphrase.core.data.records import Record
 from paraphrase.core.device import autocast_for
 from paraphrase.core.explainer.checkpoint import ABOUT, load_explainer
 from paraphrase.core.features.cache import FeatureCache
 from paraphrase.core.features.obtain import open_cache
 from paraphrase.core.measure import evaluation
-from paraphrase.core.measure.attribution import NO_PART, OTHERS, SIDES, open_subject
+from paraphrase.core.measure.attribution import NO_PART, OTHERS, SIDES, Average, Groups, open_subject
 from paraphrase.core.measure.evaluation import performer_peaks, test_peaks
 from paraphrase.core.measure.filters import Peaks
 from paraphrase.core.performer import load_crops, load_performer, obtain_performer, save_performer
-from paraphrase.core.pictures.explain_page import draw_category, draw_image, draw_overview, explain_image, explain_test
+from paraphrase.core.pictures.explain_page import (
+    NOTHING,
+    draw_category,
+    draw_image,
+    draw_overview,
+    explain_image,
+    explain_test,
+    names_by_share,
+)
 from paraphrase.core.pictures.filters_page import overlay
 from paraphrase.core.train.training import Training
 
@@ -130,7 +139,11 @@ def test_shares_of_a_picture_are_those_of_the_whole_networks(tiny, tiny_cache, e
 
 def test_averages_are_those_of_the_pictures(tiny, tiny_cache, explainer, tmp_path, capsys) -> None:
     found = run(capsys, "--explainer", explainer, "--out", tmp_path, "--category", "cat")
-    assert [Path(page).name for page in found["pages"]] == ["explain.png", "explain-cat.png"]
+    assert [Path(page).name for page in found["pages"]] == ["explain.png", "faithfulness.png", "explain-cat.png"]
+    assert Path(found["gallery"]).stat().st_size > 50_000
+    for about in found["faithfulness"].values():
+        assert about["left"][0] in (None, pytest.approx(1)) and about["left"][-1] in (None, pytest.approx(0, abs=1e-6))
+        assert len(about["left"]) == len(about["left_control"]) == len(about["alone"]) + 1
     assert list(found["categories"]) == tiny_cache.meta["categories"]
     subject = open_subject(explainer)
     records = [r for r in subject.dataset.test if r.label == tiny_cache.meta["categories"].index("cat")]
@@ -145,17 +158,43 @@ def test_averages_are_those_of_the_pictures(tiny, tiny_cache, explainer, tmp_pat
         assert sum(about["shares"].values()) == pytest.approx(1)
 
 
-def test_tables_name_parts_answers_and_p(tiny, explainer, tmp_path, capsys) -> None:
+def test_tables_name_parts_answers_and_p_and_nothing_at_zero(tiny, explainer, tmp_path, capsys) -> None:
     image = load_dataset(tiny.data).test[0].image
+    found = run(capsys, image, "--explainer", explainer, "--out", tmp_path)
     assert main(["explain", str(image), "--explainer", str(explainer), "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     lines = [line.split("  ")[0].strip() for line in printed.splitlines()]
-    for row in ("head", "neck", "torso", "tail", "predicted category", "p"):
-        assert row in lines
+    largest = {name: max(found["shares"][side].get(name) or 0 for side in SIDES) for name in found["shares"]["performer"]}
+    assert {name for name in largest if name in lines} == {name for name, share in largest.items() if share >= NOTHING}
+    assert {"predicted category", "p"} <= set(lines)
+    assert "the performer is right on" in printed  # one epoch on 48 images teaches nothing
     page = tmp_path / f"explained-{image.stem}.png"
     assert str(page) in printed
     with Image.open(page) as drawn:
         assert drawn.width > 800 and np.asarray(drawn.convert("RGB")).std() > 20
+
+
+def test_names_stand_in_the_order_of_their_larger_share() -> None:
+    groups = {side: Groups(["head", "torso", "tail", NO_PART], torch.zeros(4)) for side in SIDES}
+    none = torch.zeros(4)
+    means = {"explainer": Average(torch.tensor([0.2, 0.1, 0.003, 0.697]), none, 1)}
+    means["performer"] = Average(torch.tensor([0.1, 0.5, 0.004, 0.396]), none, 1)
+    assert names_by_share(groups, means) == ["torso", "head", NO_PART]
+
+
+def test_a_picture_is_shown_as_it_was_given(explainer, tmp_path) -> None:
+    pixels = np.zeros((120, 300, 3), np.uint8)
+    pixels[30:90, 50:250] = (200, 30, 30)
+    Image.fromarray(pixels).save(file := tmp_path / "wide.png")
+    subject = open_subject(explainer)
+    explained = explain_image(subject, Record(file, (50.0, 30.0, 200.0, 60.0), 0))
+    whole, part = np.asarray(explained.pictures[0]), np.asarray(explained.images[0])
+    assert whole.shape == (120, 300, 3) and part.shape[0] / part.shape[1] == pytest.approx(60 / 200, rel=0.02)
+    assert (part == (200, 30, 30)).all()  # the box, and nothing around it
+    assert (whole[60, 51:54] == (255, 242, 51)).any() and (whole[5, 5] == 0).all()  # framed, the rest untouched
+    alone = explain_image(subject, Record(file, (0.0, 0.0, 300.0, 120.0), 0))
+    assert np.array_equal(np.asarray(alone.pictures[0]), pixels)
+    draw_image(subject, explained, tmp_path / "page.png")
 
 
 def test_pages_of_a_category_show_its_first_images(explainer, tmp_path) -> None:
@@ -176,21 +215,23 @@ def test_heat_lies_where_its_cell_looks() -> None:
     heat = np.zeros((7, 7))
     heat[2, 5] = 1.0
     plain = Image.new("RGB", (120, 120), "grey")
-    outlined = overlay(plain, heat, meta, 120)
+    outlined = overlay(plain, heat, meta, (120, 120))
     rows, columns = np.nonzero((outlined != np.asarray(plain) / 255).any(-1))
     centre = (rows.min() + rows.max() + 1) / 2, (columns.min() + columns.max() + 1) / 2
     assert abs(centre[0] - (11.5 + 16 * 2)) <= 1 and abs(centre[1] - (11.5 + 16 * 5)) <= 1
     assert 8 <= np.ptp(rows) <= 32  # a cell's size, and the line around it
 
 
-def test_without_landmarks_single_filters_are_shown(explainer, tmp_path) -> None:
-    subject = open_subject(explainer)._replace(parts={})
+def test_without_landmarks_groups_of_filters_are_shown_by_what_they_see(explainer, tmp_path) -> None:
+    whole = open_subject(explainer)
+    subject = whole._replace(parts={})
     averages = explain_test(subject)
     names = averages.groups["performer"].names
     assert all(name.startswith("performer ") for name in names[:-1]) and names[-1] == OTHERS
     assert averages.groups["explainer"].names[0].startswith("explainer ")
-    draw_category(subject, averages, 0, tmp_path / "page.png")
+    page = draw_category(subject, averages, 0, tmp_path / "page.png")
     draw_overview(subject, averages, tmp_path / "overview.png")
+    assert Image.open(page).height > Image.open(draw_category(whole, explain_test(whole), 0, tmp_path / "parts.png")).height + 200
 
 
 def test_single_category_protocol_averages_that_category_alone(explainer) -> None:

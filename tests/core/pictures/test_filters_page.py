@@ -8,6 +8,7 @@ import torch
 from paraphrase.core.config import Config
 from paraphrase.core.features.cache import FeatureCache
 from paraphrase.core.measure.evaluation import filter_scores
+from paraphrase.core.measure.filter_table import Filters
 from paraphrase.core.measure.filters import Peaks
 from paraphrase.core.pictures.filters_page import FILTERS, Viewed, draw_side_by_side, pair_up
 from paraphrase.core.train.training import Training
@@ -19,7 +20,7 @@ def view(cache: FeatureCache, filters: int, seed: int) -> Viewed:
     images = len(cache.test.labels)
     maps = torch.rand(images, filters, 14, 14, generator=generator)
     peaks = Peaks(torch.rand(images, filters, 2, generator=generator) * 112, maps.amax((2, 3)))
-    return Viewed(peaks, filter_scores(cache, peaks), lambda chosen: maps[chosen], peaks.values.mean(0))
+    return Viewed(Filters(peaks, filter_scores(cache, peaks), None), lambda chosen: maps[chosen])
 
 
 def test_both_sides_show_the_same_filters_on_the_same_images(tiny_cache: FeatureCache) -> None:

@@ -1,0 +1,61 @@
+"""What whole commands share: the smallest data with its performer and cache, and one Ray for those in the test's own process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from commands import SMALL
+
+from paraphrase.core.config import Config, from_mapping
+from paraphrase.core.features.obtain import open_cache
+from paraphrase.core.measure.evaluation import baseline
+from paraphrase.core.terminal import console
+from paraphrase.sweep.settings.config import Resources
+from paraphrase.sweep.workers.cluster import cluster
+
+os.environ.setdefault("RAY_worker_niceness", "0")  # a trial beside another test would wait until that is done
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts a cluster begins first, as many in each process, so that the end has short tests to share."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))  # which get equal runs of the list
+    long = [item for item in items if item.get_closest_marker("cluster")]
+    short = [item for item in items if not item.get_closest_marker("cluster")]
+    items[:] = [item for k in range(processes) for item in (*long[k::processes], *short[k::processes])]
+
+
+@pytest.fixture(scope="session")
+def warm_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which `SMALL` is drawn, fitted, cached and measured."""
+    home = tmp_path_factory.mktemp("warm")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PARAPHRASE_HOME", str(home))
+        baseline(open_cache(from_mapping(Config, SMALL), progress=False))
+    return home
+
+
+@pytest.fixture
+def furnished(warm_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of the test's own, with all that is in the warm one."""
+    shutil.copytree(warm_home, tmp_path / "home", dirs_exist_ok=True)
+    monkeypatch.setenv("PARAPHRASE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[str]:
+    """The address of a Ray that this process's sweeps use, as a notebook's do: starting one takes longer than a small sweep."""
+    with cluster(Resources()):
+        import ray
+
+        yield ray.get_runtime_context().gcs_address
+
+
+@pytest.fixture(autouse=True)
+def no_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No `drawing the report ...` where this machine is slow: tests count lines."""
+    monkeypatch.setattr(console, "SILENCE", 3600.0)

@@ -1,0 +1,121 @@
+"""Classifiers of the user's own, as `module:factory`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from paraphrase.core.config import Config, load_config
+from paraphrase.core.data import Dataset
+from paraphrase.core.data.records import Record
+from paraphrase.core.errors import InputError
+from paraphrase.core.performer import load_performer, obtain_performer, performer_fingerprint
+from paraphrase.core.performer.fit import fit_folder
+
+SOURCE = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+        self.trunk.requires_grad_(False)
+        self.pool, self.fc6, self.relu = nn.MaxPool2d(4), nn.Linear(width * 16, 12), nn.ReLU()
+        self.fc7, self.last = nn.Sequential(nn.Linear(12, 12), nn.ReLU()), nn.Linear(12, 1000)
+
+    def forward(self, images):
+        return self.last(self.fc7(self.relu(self.fc6(self.pool(self.trunk(images)).flatten(1)))))
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.trunk.eval()
+        return self
+
+
+def net(width=8):
+    return Net(width)
+
+
+def fails():
+    raise RuntimeError("the disk of weights is not there")
+
+
+def number():
+    return 7
+"""
+LAYERS = {"feature": "trunk", "pool": "[pool]", "targets": "[relu,fc7]", "decoder_init": "[fc6,fc7.0]"}
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """Name of a module in the working folder; another one for each test, since Python imports a name once."""
+    name = f"mine_{abs(hash(request.node.name))}"
+    (tmp_path / f"{name}.py").write_text(SOURCE)
+    monkeypatch.setenv("PARAPHRASE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+def configuration(arch: str, *overrides: str) -> Config:
+    quick = ["performer.input_size=32", "performer.fit.epochs=2", "performer.fit.batch_size=8", "train.device=cpu"]
+    layers = [f"performer.{k}={v}" for k, v in LAYERS.items()]
+    return load_config(None, [f"performer.arch={arch}", *quick, *layers, *overrides])
+
+
+@pytest.fixture
+def noise(tmp_path: Path) -> Dataset:
+    rng, records = np.random.default_rng(0), []
+    for i in range(24):
+        Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)).save(file := tmp_path / f"{i}.png")
+        records.append(Record(file, (0, 0, 32, 32), i % 2))
+    return Dataset("noise", ["a", "b"], [], records[:16], records[16:], fingerprint="noise")
+
+
+def test_a_network_of_ones_own_is_fitted_but_for_what_it_froze_and_loaded_back(mine: str, noise: Dataset) -> None:
+    config = configuration(f"{mine}:net", "performer.arguments={width: 6}", "performer.mean=[0.5,0.5,0.5]")
+    performer, about = obtain_performer(config, noise, progress=False)
+    assert performer.feature_shape == (6, 16, 16) and performer.network.last.out_features == 2
+    assert performer.spec.mean == (0.5, 0.5, 0.5) and performer.spec.std[0] == pytest.approx(0.229)
+    assert mine in Path(about["folder"]).name and ":" not in Path(about["folder"]).name
+    again, _ = load_performer(Path(about["folder"]))
+    assert performer_fingerprint(again) == performer_fingerprint(performer)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.performer.fit.seed)
+        start = type(performer.network)(6)
+    assert torch.equal(performer.network.trunk[0].weight, start.trunk[0].weight)
+    assert torch.equal(performer.network.trunk[1].running_mean, torch.zeros(6))
+    assert not torch.equal(performer.network.fc6.weight, start.fc6.weight)
+
+
+def test_other_arguments_and_other_code_are_another_performer(mine: str, noise: Dataset, tmp_path: Path) -> None:
+    folders = [fit_folder(configuration(f"{mine}:net", f"performer.arguments={{width: {w}}}"), noise) for w in (6, 6, 7)]
+    assert folders[0] == folders[1] != folders[2]
+    (tmp_path / f"{mine}.py").write_text(SOURCE + "# changed")
+    assert fit_folder(configuration(f"{mine}:net", "performer.arguments={width: 6}"), noise) != folders[0]
+
+
+@pytest.mark.parametrize(
+    ("factory", "arguments", "message"),
+    [
+        ("net", "{depth: 3}", "unexpected keyword argument 'depth'"),
+        ("nothing", "{}", "has no function nothing"),
+        ("fails", "{}", "the disk of weights is not there"),
+        ("number", "{}", "gives int, not a torch.nn.Module"),
+    ],
+)
+def test_a_factory_that_gives_no_network_is_named(mine: str, noise: Dataset, factory: str, arguments: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        obtain_performer(configuration(f"{mine}:{factory}", f"performer.arguments={arguments}"), noise, progress=False)
+    assert str(caught.value).startswith(f"performer.arch: {mine}:{factory}") and "\n" not in str(caught.value)
+
+
+def test_a_module_that_cannot_be_imported_is_named(mine: str, noise: Dataset, tmp_path: Path) -> None:
+    (tmp_path / f"bad_{mine}.py").write_text("1 / 0")
+    for module, message in ((f"no_{mine}", f"there is no module no_{mine} in "), (f"bad_{mine}", "division by zero")):
+        with pytest.raises(InputError, match=message):
+            obtain_performer(configuration(f"{module}:net"), noise, progress=False)
