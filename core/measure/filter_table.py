@@ -21,6 +21,8 @@ FILTERS = "filters.csv"
 """In an explainer's folder."""
 WEIGHED = 192
 """Test images on which it is weighed what a filter contributes."""
+FIRES = 0.5
+"""Share of a filter's largest peak from which on an image counts as one that fires it: after a ReLU nearly all are above 0."""
 
 
 class Filters(NamedTuple):
@@ -58,11 +60,12 @@ def filters_of(explainer: Explainer, cache: FeatureCache, autocast: torch.autoca
 
 def filter_rows(filters: Filters, landmarks: list[str], categories: list[str]) -> list[dict[str, str | int | float | None]]:
     """A row for each filter: its number, the part that names it (`-`: none beats chance), that part's tracking, its location
-    instability, the category that fires it most, its contribution, the share of images that fire it, and each part's tracking.
-    None where it is not defined.
+    instability, the category that fires it most, its contribution, the share of images that fire it (at least half as much as
+    the one that fires it most), and each part's tracking. None where it is not defined.
     """
     rows: list[dict[str, str | int | float | None]] = []
-    fires, scores = (filters.peaks.values > 0).double().mean(0), filters.scores
+    values, scores = filters.peaks.values, filters.scores
+    fires = ((values > 0) & (values >= FIRES * values.amax(0))).double().mean(0)
     for f in range(filters.peaks.values.shape[1]):
         row: dict[str, str | int | float | None] = {"filter": f}
         if scores is not None:

@@ -358,7 +358,7 @@ def _draw_bars(axis: Any, title: str, groups: dict[str, Groups], means: dict[str
     for side, shift, look in zip(SIDES, (-0.2, 0.2), looks, strict=True):
         mean, error = means[side].mean.nan_to_num().tolist(), means[side].error.tolist()
         for name, value, spread in zip(groups[side].names, mean, error, strict=True):
-            if name not in place:
+            if name not in place or value < NOTHING:
                 continue
             x = place[name] + shift
             axis.bar(x, value, 0.36, color=colours[name], linewidth=0, **look)

@@ -170,9 +170,20 @@ def by_stability(view: Viewed) -> list[int]:
 
 
 def _best_groups(view: Viewed, cache: FeatureCache) -> list[list[int]]:
-    """A dozen groups of filters that say the same thing, the most stable one of each first; by what they contribute together."""
+    """A dozen groups of filters that say the same thing, the most stable one of each first; by what they contribute together.
+
+    Of each part that has a name the group that tracks it best is among them, so that the page shows what there is to see.
+    """
     groups = groups_alike(view.peaks, cache.meta["input_size"], by_stability(view))
-    return sorted(groups, key=lambda group: -float(view.worth[group].sum()))[:FILTERS]
+    groups.sort(key=lambda group: -float(view.worth[group].sum()))
+    best: dict[int, int] = {}
+    for i, group in enumerate(groups if view.scores is not None else []):
+        assert view.scores is not None
+        part, tracking = int(view.scores.part[group[0]]), float(view.scores.tracking[group[0]])
+        if part >= 0 and (part not in best or tracking > float(view.scores.tracking[groups[best[part]][0]])):
+            best[part] = i
+    shown = [*sorted(best.values())[:FILTERS], *(i for i in range(len(groups)) if i not in best.values())][:FILTERS]
+    return [groups[i] for i in sorted(shown)]
 
 
 def _show_group(view: Viewed, group: list[int], cache: FeatureCache) -> Shown:
