@@ -21,7 +21,8 @@ def home(furnished: Path) -> Path:
 
 @pytest.mark.cluster
 def test_a_sweep_is_run_read_and_explained(home: Path, tmp_path: Path, ray_here: str) -> None:
-    sweep = paraphrase.run({"base": BASE, "space": SPACE}, name="api", trials=2, base__train__epochs=1, resources__concurrency=1)
+    mine = {"base": BASE, "space": SPACE, "objectives": {"location_instability": "minimize"}}
+    sweep = paraphrase.run(mine, name="api", trials=2, base__train__epochs=1, resources__concurrency=1)
     assert (sweep.name, sweep.missing, len(sweep.trials)) == ("api", 0, 2)
     assert list(sweep.frame.index) == [0, 1] and set(sweep.frame["state"]) == {"complete"} and (sweep.frame["epochs"] == 1).all()
     assert sweep.front["pareto"].all() and sweep.front["location_instability"].is_monotonic_increasing
@@ -34,7 +35,7 @@ def test_a_sweep_is_run_read_and_explained(home: Path, tmp_path: Path, ray_here:
         assert "<table>" in shown._repr_html_()
     assert paraphrase.load("api").front.equals(sweep.front)
     with pytest.raises(paraphrase.InputError, match="exists already"):
-        paraphrase.run({"base": BASE, "space": SPACE}, name="api")
+        paraphrase.run(mine, name="api")
     longer = paraphrase.run(sweep.config, resume=True, trials=3)
     assert len(longer.trials) == 3
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import math
@@ -47,11 +48,12 @@ def weigh(path: ExplainerPath | PerformerPath, cache: FeatureCache) -> Tensor:
 def filters_of(explainer: Explainer, cache: FeatureCache, autocast: torch.autocast) -> list[Filters]:
     """The filters of each replicate: the interpretable ones, or conv-ordin's where it has none."""
     found = []
+    head = copy.deepcopy(cache.head).cpu()  # which may lie on the device that trains
     every = [t.cpu().chunk(explainer.replicates, 1) for t in test_peaks(explainer, cache, autocast)]
     for r, own in enumerate(zip(*every, strict=True)):
         peaks = Peaks(*own)
         try:
-            worth = weigh(ExplainerPath(explainer.replicate(r).eval(), cache.head), cache)
+            worth = weigh(ExplainerPath(explainer.replicate(r).eval(), head), cache)
         except InputError:
             worth = None
         found.append(Filters(peaks, filter_scores(cache, peaks), worth))

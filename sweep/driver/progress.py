@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 PLAIN_SECONDS = 30.0
 SETTLE_SECONDS = 0.3  # between a trial's end and the line about it, so that the next trial is in it
 WINDOW = 60.0
+BAR = 30  # columns
 
 
 class Progress:
@@ -132,11 +133,15 @@ class Progress:
         from rich.console import Console, Group
         from rich.live import Live
         from rich.progress_bar import ProgressBar
+        from rich.table import Table
         from rich.text import Text
 
         whole = self.budget * self.epochs_of_trial
         done = sum(self.states.values()) * self.epochs_of_trial + sum(self.running.values())
-        shown = Group(ProgressBar(total=max(whole, 1), completed=done), *map(Text, self.lines()))
+        first, *others = self.lines()
+        top = Table.grid(padding=(0, 1))  # a bar by itself ends no line
+        top.add_row(ProgressBar(total=max(whole, 1), completed=done, width=BAR), Text(first))
+        shown = Group(top, *map(Text, others))
         if self._live is None:
             self._live = Live(shown, console=Console(file=self.stream), auto_refresh=False)
             self._live.start()

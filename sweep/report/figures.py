@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,9 @@ from paraphrase.sweep.settings.space import short_names
 
 LEAST_TRIALS = 4
 """Fewer complete trials than this say nothing of what a hyperparameter is worth."""
+
+ACROSS = 3
+"""Pairs of objectives side by side; more go below."""
 
 ALL, FRONT, PERFORMER = "#9aa0a6", "#d1495b", "#30638e"
 
@@ -189,18 +193,20 @@ def _draw_pareto(study: optuna.Study, front: set[int], performer: Mapping[str, f
     trials = study.trials
     groups = [("other trials", ALL, False), ("front", FRONT, True)]
     pairs = list(itertools.combinations(range(len(metrics)), 2)) or [(0, 0)]
-    figure = make_subplots(1, len(pairs), horizontal_spacing=0.08)
-    still, grid = plt.subplots(1, len(pairs), figsize=(5.2 * len(pairs), 4.4), squeeze=False)
-    for column, (i, j) in enumerate(pairs, 1):
-        axes = grid[0][column - 1]
+    across = min(ACROSS, len(pairs))
+    down = math.ceil(len(pairs) / across)
+    figure = make_subplots(down, across, horizontal_spacing=0.08, vertical_spacing=0.25 / down)
+    still, grid = plt.subplots(down, across, figsize=(5.2 * across, 4.4 * down), squeeze=False)
+    for empty in grid.flat[len(pairs) :]:
+        empty.set_axis_off()
+    for k, (i, j) in enumerate(pairs):
+        axes, place_of = grid.flat[k], {"row": k // across + 1, "col": k % across + 1}
         for label, colour, on_front in groups:
             some = [t for t in trials if (t.user_attrs["number"] in front) == on_front]
             x, y = [t.values[i] for t in some], [t.values[j] for t in some]
             hover = [_describe(t) for t in some]
             style: dict[str, Any] = {"color": colour, "size": 10 if on_front else 7}
-            figure.add_scatter(
-                x=x, y=y, mode="markers", marker=style, text=hover, name=label, showlegend=column == 1, row=1, col=column
-            )
+            figure.add_scatter(x=x, y=y, mode="markers", marker=style, text=hover, name=label, showlegend=k == 0, **place_of)
             axes.scatter(x, y, c=colour, s=45 if on_front else 22, label=label, zorder=3)
             for t in some if on_front else []:
                 place = (t.values[i], t.values[j])
@@ -208,13 +214,13 @@ def _draw_pareto(study: optuna.Study, front: set[int], performer: Mapping[str, f
         for index, line, still_line in ((i, figure.add_vline, axes.axvline), (j, figure.add_hline, axes.axhline)):
             if (value := performer.get(metrics[index])) is not None:
                 position = {"x" if index == i else "y": value}
-                line(**position, line_dash="dot", line_color=PERFORMER, row=1, col=column)
-                still_line(value, ls=":", c=PERFORMER, label="performer")
-        figure.update_xaxes(title=_title(study, i), row=1, col=column)
-        figure.update_yaxes(title=_title(study, j), row=1, col=column)
+                line(**position, line_dash="dot", line_color=PERFORMER, **place_of)
+                still_line(value, ls=":", c=PERFORMER, label="performer" if index == i else None)
+        figure.update_xaxes(title=_title(study, i), **place_of)
+        figure.update_yaxes(title=_title(study, j), **place_of)
         axes.set(xlabel=_title(study, i), ylabel=_title(study, j))
     grid[0][0].legend(fontsize=8)
-    figure.update_layout(title="Pareto front", height=520)
+    figure.update_layout(title="Pareto front", height=520 * down)
     still.tight_layout()
     save(still, folder / "pareto_front.png")
     return [_write_html([figure], folder / "pareto_front.html"), folder / "pareto_front.png"]

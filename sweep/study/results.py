@@ -14,7 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from paraphrase.core.errors import InputError
-from paraphrase.core.measure.metrics import KEYS, metrics_rows
+from paraphrase.core.measure.metrics import KEYS, metric_of, metrics_rows
 from paraphrase.core.measure.verdicts import verdicts
 from paraphrase.core.terminal.tables import text_table
 from paraphrase.sweep.settings.config import MEASURED, SweepConfig
@@ -129,6 +129,8 @@ def trial_rows(name: str) -> tuple[list[str], list[list[Any]]]:
     front = {t.number for t in pareto_trials(study, sweep.constraints)}
     every_metric = {m for t in trials for m in t.user_attrs.get("metrics", {})}
     metrics = [m for m in MEASURED if m in every_metric and m != "seconds"]
+    of_landmarks = (m for m in every_metric if m not in MEASURED and metric_of(m) and not re.search(r"_(se|r\d+)$", m))
+    metrics += sorted(of_landmarks)
     metrics += [f"{m}_se" for m in metrics if f"{m}_se" in every_metric]
     params = list(sweep.space)
     rows = []
@@ -157,12 +159,12 @@ def parse_bounds(texts: Iterable[str]) -> list[tuple[str, str, float]]:
     """
     bounds = []
     for text in texts:
-        match = re.fullmatch(r"\s*([a-z_0-9]+)\s*(<=|>=|<|>)\s*([-+.0-9eE]+)\s*", text)
+        match = re.fullmatch(r"\s*([\w ]*\w)\s*(<=|>=|<|>)\s*([-+.0-9eE]+)\s*", text)
         try:
             bounds.append((match[1], match[2], float(match[3])))  # type: ignore[index]
         except (TypeError, ValueError):
             raise InputError(f'--where {text}: expected a bound such as "p>=0.9"') from None
-        if bounds[-1][0] not in MEASURED:
+        if bounds[-1][0] not in MEASURED and metric_of(bounds[-1][0]) is None:
             raise InputError(f"--where {text}: unknown metric; allowed are {', '.join(KEYS)}")
     return bounds
 

@@ -37,7 +37,7 @@ def finished(small: Callable[..., SweepConfig]) -> optuna.Study:
             trial.set_user_attr("reason", "the loss is not finite")
             study.tell(trial, state=TrialState.FAIL)
             continue
-        metrics = dict(zip(sweep.objectives, point, strict=True)) | {"fidelity": 0.97}
+        metrics = dict(zip(sweep.objectives, point, strict=True)) | {"fidelity": 0.97, "tracking_left eye": point[1]}
         trial.set_user_attr("metrics", metrics)
         study.tell(trial, point)
     return study
@@ -69,12 +69,13 @@ def test_export_has_one_row_a_trial(finished: optuna.Study) -> None:
     assert [r["state"] for r in rows] == ["complete"] * 5 + ["failed"]
     assert [r["pareto"] for r in rows] == ["1", "1", "1", "0", "1", "0"]
     assert float(rows[1]["p"]) == 0.95 and float(rows[0]["loss.eta"]) > 0
+    assert float(rows[1]["tracking_left eye"]) == 0.95
     assert rows[5]["reason"] == "the loss is not finite"
 
 
 def test_pick_takes_the_knee_or_the_best_under_bounds(finished: optuna.Study) -> None:
     assert pick("small").number == 1
-    assert pick("small", ["p>=0.9"]).number == 1
+    assert pick("small", ["p>=0.9"]).number == pick("small", ["tracking_left eye >= 0.9"]).number == 1
     assert pick("small", ["p>=0.98", "fidelity > 0.9"]).number == 2
     assert pick("small", ["location_instability<0.05", "reconstruction_error<=0.05"]).number == 1
     with pytest.raises(InputError, match=r"keeps p>=0\.999; the front reaches p 0\.99"):
