@@ -211,11 +211,10 @@ def _draw_pareto(study: optuna.Study, front: set[int], performer: Mapping[str, f
             for t in some if on_front else []:
                 place = (t.values[i], t.values[j])
                 axes.annotate(str(t.user_attrs["number"]), place, (4, 4), textcoords="offset points", fontsize=8)
-        for index, line, still_line in ((i, figure.add_vline, axes.axvline), (j, figure.add_hline, axes.axhline)):
+        for index, name, line, still_line in ((i, "x", figure.add_vline, axes.axvline), (j, "y", figure.add_hline, axes.axhline)):
             if (value := performer.get(metrics[index])) is not None:
-                position = {"x" if index == i else "y": value}
-                line(**position, line_dash="dot", line_color=PERFORMER, **place_of)
-                still_line(value, ls=":", c=PERFORMER, label="performer" if index == i else None)
+                line(**{name: value}, line_dash="dot", line_color=PERFORMER, **place_of)
+                still_line(value, ls=":", c=PERFORMER, label="performer" if name == "x" else None)
         figure.update_xaxes(title=_title(study, i), **place_of)
         figure.update_yaxes(title=_title(study, j), **place_of)
         axes.set(xlabel=_title(study, i), ylabel=_title(study, j))

@@ -44,6 +44,6 @@ def test_a_terminal_of_80_columns_shows_every_line(monkeypatch: pytest.MonkeyPat
     shown.close()
     drawn = [re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line).strip() for line in screen.getvalue().splitlines()]
     for line in shown.lines():
-        start = line[:30]
+        start = line[:12]  # what follows changes with the time
         assert any(start in row for row in drawn), (line, drawn)
     assert max(map(len, drawn)) <= 80 and any("4 of 40 trials" in row and "━" in row for row in drawn)

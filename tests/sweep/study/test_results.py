@@ -117,6 +117,15 @@ def test_figures_work_offline(finished: optuna.Study, tmp_path) -> None:
             assert 'src="http' not in file.read_text() and "Plotly.newPlot" in file.read_text()
 
 
+def test_the_figure_of_a_single_objective_has_the_performers_line(tmp_path) -> None:
+    study = optuna.create_study(direction="minimize")
+    study.set_metric_names(["location_instability"])
+    for number, value in enumerate((0.3, 0.2)):
+        study.add_trial(optuna.trial.create_trial(value=value, user_attrs={"number": number}))
+    files = draw_figures(study, {1}, {"location_instability": 0.1}, tmp_path)
+    assert {"pareto_front.png", "pareto_front.html"} <= {f.name for f in files}
+
+
 def test_two_drivers_of_one_sweep_are_kept_apart(finished: optuna.Study, capsys: pytest.CaptureFixture[str]) -> None:
     with locked("small"):
         assert main(["sweep", "resume", "small"]) == 2
