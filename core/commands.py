@@ -88,7 +88,8 @@ def train(
     from paraphrase.core.pictures.gallery import draw_gallery
 
     config = config_of(config, overrides)
-    out = Path(out) if out else home() / "explainers" / f"{config.data.source}-{config.performer.arch}-seed{config.train.seed}"
+    arch = config.performer.arch.replace(":", ".")  # of a factory
+    out = Path(out) if out else home() / "explainers" / f"{config.data.source}-{arch}-seed{config.train.seed}"
     exists = (out / CHECKPOINT).exists()
     if exists and not resume:
         raise InputError(f"--out {out}: holds an explainer already; add --resume to go on, or name another folder")

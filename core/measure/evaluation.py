@@ -13,7 +13,7 @@ from paraphrase.core.features.cache import FeatureCache
 from paraphrase.core.measure.ceiling import ceiling_peaks, keep_ceiling, kept_ceiling
 from paraphrase.core.measure.filters import FilterScores, Peaks, centre_peaks, peaks_of, random_peaks, score_filters
 from paraphrase.core.measure.metrics import Measured, measure
-from paraphrase.core.measure.partition import values_at
+from paraphrase.core.measure.partition import partition_scores, values_at
 from paraphrase.core.measure.parts import mean_landmark_error
 from paraphrase.core.objective.losses import filter_loss
 
@@ -103,7 +103,7 @@ def evaluate(
             by_category=_by_category(cache, seen.peaks),
             chance=chance(cache, explainer.width) if landmarks else None,
             train_peaks=train_peaks(explainer, cache, autocast) if at_end and landmarks else None,
-            at_landmarks=seen.at_landmarks,
+            partition=_partition(cache, seen, explainer.replicates),
             same=same and at_end,
             information=seen.information,
             error=seen.error.cpu() / energy,
@@ -155,6 +155,16 @@ class _Pass(NamedTuple):
     """(R * W,) nats."""
     at_landmarks: Tensor | None
     """(N, P, R * W) on the CPU."""
+
+
+def _partition(cache: FeatureCache, seen: _Pass, replicates: int) -> Tensor | None:
+    """(R, 2) NMI and ARI of each replicate's filter groups; None where it was not looked at the landmarks."""
+    if seen.at_landmarks is None:
+        return None
+    each = zip(*(t.chunk(replicates, 1) for t in seen.peaks), seen.at_landmarks.chunk(replicates, 2), strict=True)
+    side = cache.meta["input_size"]
+    scores = [partition_scores(Peaks(xy, values), at, cache.test.landmarks, side) for xy, values, at in each]
+    return torch.stack([torch.stack(own) for own in scores])
 
 
 @torch.no_grad()

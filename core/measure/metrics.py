@@ -35,8 +35,8 @@ class Measured(NamedTuple):
     """(P,) tracking of a part that the best of as many random filters beats once in a hundred times."""
     train_peaks: Peaks | None = None
     """Of the training images; None before the last epoch."""
-    at_landmarks: Tensor | None = None
-    """(N, P, R * F) activations where the landmarks are; None before the last epoch."""
+    partition: Tensor | None = None
+    """(R, 2) NMI and ARI of filter groups against landmarks; None before the last epoch."""
     same: bool = False
     """Whether the networks differ in their seeds alone."""
     information: Tensor | None = None
@@ -147,18 +147,7 @@ def _landmark_error(seen: Measured) -> Tensor | None:
 
 
 def _partition(index: int) -> Callable[[Measured], Tensor | None]:
-    def measure(seen: Measured) -> Tensor | None:
-        if seen.at_landmarks is None:
-            return None
-        from torch import stack
-
-        from paraphrase.core.measure.partition import partition_scores
-
-        side, landmarks = seen.cache.meta["input_size"], seen.cache.test.landmarks
-        each = zip(_networks(seen), seen.at_landmarks.chunk(seen.replicates, 2), strict=True)
-        return stack([partition_scores(peaks, at, landmarks, side)[index] for peaks, at in each])
-
-    return measure
+    return lambda seen: None if seen.partition is None else seen.partition[:, index]
 
 
 def _agreement(seen: Measured) -> Tensor | None:
