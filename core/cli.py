@@ -30,6 +30,16 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         )
     )
     fit.set_defaults(run=_performer_fit)
+    layers = add_command(
+        parts,
+        "layers",
+        "which layers of a network can be explained, and those that are taken where none are named",
+        "performer layers resnet50",
+        "performer layers my_nets:my_net performer.input_size=320 'performer.arguments={width: 2}'",
+    )
+    layers.add_argument("arch", help="performer.arch: a torchvision classifier, or module:factory")
+    layers.add_argument("overrides", nargs="*", metavar="path=value", help="fields on top, e.g. performer.input_size=320")
+    layers.set_defaults(run=_performer_layers)
 
     cache = commands.add_parser("cache", help="build, check, list and remove feature caches")
     parts = cache.add_subparsers(required=True, metavar="ACTION")
@@ -106,6 +116,22 @@ def _performer_fit(arguments: argparse.Namespace) -> int:
     _, info = obtain_performer(config, dataset)
     print(f"{config.performer.arch} on {dataset.name}: test accuracy {info['accuracy']:.4f} ({len(dataset.test)} images)")
     print(f"kept in {info['folder']}")
+    return 0
+
+
+def _performer_layers(arguments: argparse.Namespace) -> int:
+    import yaml
+
+    from paraphrase.core.config import load_config
+    from paraphrase.core.performer.performer import build_network
+    from paraphrase.core.performer.spec import FIELDS, candidates, resolve_spec
+
+    config = load_config(None, [f"performer.arch={arguments.arch}", *arguments.overrides]).performer
+    network = build_network(config.arch, None, None, config.arguments, config.head, config.head_dropout)
+    show_table([["layer", "C x n x n", "stride px", "field px"], *candidates(config, network)])
+    spec = resolve_spec(config, network)
+    shown = {"arch": spec.arch, "input_size": spec.input_size} | {name: getattr(spec, name) for name in FIELDS}
+    print(yaml.safe_dump({"performer": shown}, sort_keys=False, default_flow_style=None), end="")
     return 0
 
 

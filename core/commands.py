@@ -26,8 +26,11 @@ from paraphrase.core.terminal.tables import format_value
 from paraphrase.core.train.training import CHECKPOINT, Training, TrainingEnded
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from paraphrase.core.data.records import Record
     from paraphrase.core.explainer.network import Explainer
+    from paraphrase.core.features.cache import FeatureCache
     from paraphrase.core.measure.faithfulness import Faithfulness
 
 WATCHED = ("location_instability", "p", "reconstruction_error", "fidelity")
@@ -168,11 +171,10 @@ def _explain_picture(folder: Path, image: Path, box: Sequence[float] | None, out
     record = _checked(image, box)
     with waiting("explaining"):
         subject = open_subject(folder)
-        categories = subject.cache.meta["categories"]
         explained = explain_image(subject, record)
         page = draw_image(subject, explained, out / f"explained-{record.image.stem}.png")
     shares = {side: _defined(explained.groups[side].names, explained.shares[side][0].tolist()) for side in SIDES}
-    probabilities = {side: dict(zip(categories, explained.probabilities[side][0].tolist(), strict=True)) for side in SIDES}
+    probabilities = {side: _probable(explained.probabilities[side][0], subject.cache) for side in SIDES}
     answers = {side: max(p, key=lambda name: p[name]) for side, p in probabilities.items()}
     table = [["share of the prediction", *SIDES]]
     means = {side: average(values) for side, values in explained.shares.items()}
@@ -184,7 +186,7 @@ def _explain_picture(folder: Path, image: Path, box: Sequence[float] | None, out
         "image": str(record.image),
         "box": record.box,
         "page": str(page),
-        "explained": categories[int(explained.labels)],
+        "explained": subject.cache.class_name(int(explained.labels)),
         "shares": shares,
         "predicted": answers,
         "probabilities": probabilities,
@@ -193,12 +195,23 @@ def _explain_picture(folder: Path, image: Path, box: Sequence[float] | None, out
     return Explained(found, table, [page], lines=_wrong(subject, folder))
 
 
+MOST_CLASSES = 20
+"""Classes whose probabilities are told, the most probable ones first where there are more."""
+
+
+def _probable(probabilities: Tensor, cache: FeatureCache) -> dict[str, float]:
+    """Class -> probability; of a performer with many classes the most probable ones."""
+    if len(probabilities) <= MOST_CLASSES:
+        order = list(range(len(probabilities)))
+    else:
+        order = probabilities.argsort(descending=True, stable=True)[:MOST_CLASSES].tolist()
+    return {cache.class_name(k): float(probabilities[k]) for k in order}
+
+
 def _wrong(subject: Subject, folder: Path) -> list[str]:
     """What is plainly wrong with an explainer or its performer, in lines."""
     metrics, meta = json.loads((folder / ABOUT).read_text(encoding="utf-8")).get("metrics", {}), subject.cache.meta
-    test = subject.cache.test
-    accuracy = float((test.performer_labels == test.labels).double().mean())
-    of_performer = performer_verdict(accuracy, len(meta["categories"]), len(test.labels))
+    of_performer = performer_verdict(subject.cache.accuracy(), len(meta["categories"]), len(subject.cache.test.labels))
     return [*verdicts(metrics, {}), *([of_performer] if of_performer else [])]
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from paraphrase.core.foreign import look_in
 from paraphrase.core.objective.terms import LossConfig
 from paraphrase.core.schema import (
     RULES,
@@ -50,7 +51,8 @@ __all__ = [
 class DataConfig:
     source: str = "menagerie"
     """Where the images come from: menagerie (drawn here), cub (CUB-200-2011 layout), imagefolder, pascal_part
-    (Pascal-Part annotations of VOC 2010) or coco_keypoints."""
+    (Pascal-Part annotations of VOC 2010), coco_keypoints, or `module:function` of yours, which takes this section and returns
+    `paraphrase.core.data.Source`."""
     path: str | None = None
     """Folder of the data set; menagerie needs none."""
     categories: list[str] = Field(default_factory=list)
@@ -77,8 +79,8 @@ class DataConfig:
 
 @dataclass(config=RULES)
 class FitConfig:
-    epochs: Whole = Field(default=10, ge=1)
-    """Passes over the training split."""
+    epochs: Whole = Field(default=10, ge=0)
+    """Passes over the training split; 0: the network stays as it is, with its own weights and classes."""
     batch_size: Whole = Field(default=64, ge=1)
     """Images per step."""
     learning_rate: Real = Field(default=2e-3, gt=0.0)
@@ -102,13 +104,23 @@ class FitConfig:
 @dataclass(config=RULES)
 class PerformerConfig:
     arch: str = "small"
-    """small, alexnet, vgg_m, vgg_s, vgg16, the name of any torchvision classifier, or `module:factory`: a function of yours that
-    returns a classifier, imported from the working folder or PYTHONPATH. What it freezes stays frozen in the fit."""
+    """small, vgg_m, vgg_s, the name of a torchvision classifier (alexnet, vgg16, resnet50, ...), `timm:NAME` where timm is
+    installed, or `module:factory`: a function of yours that returns a classifier, imported from the YAML file's folder, the
+    working folder or PYTHONPATH. What it freezes stays frozen in the fit."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the factory."""
     weights: str = "fit"
-    """fit (train on the data's categories, once, then kept), torchvision (ImageNet weights, downloaded only then), or the
-    folder of a fitted performer, or a .pth/.safetensors state dict to start the fit from."""
+    """fit (train on the data's categories, once, then kept), torchvision or timm (their weights, downloaded only then), or the
+    folder of a fitted performer, or a .pth/.safetensors state dict or checkpoint to start the fit from. With `fit.epochs: 0` they
+    are used as they are."""
+    classes: list[Annotated[Whole, Field(ge=0)] | str] | None = None
+    """With `fit.epochs: 0`: the network's class of each category, in their order, by number or by name where the weights name
+    their classes. Empty: by the categories' names, or in their order where there are as many; else accuracy is not known."""
+    head: list[Annotated[Whole, Field(ge=1, le=65536)]] = Field(default_factory=list)
+    """Widths of two fully connected layers with ReLU that take the place of the last linear one, as the paper's fc6 and fc7,
+    followed by a new last one; the network before them is frozen in the fit. Empty: the network keeps its own end."""
+    head_dropout: Real = Field(default=0.0, ge=0.0, le=0.9)
+    """Dropout after each layer of `head`, in the fit."""
     input_size: Annotated[Whole, Field(ge=16, le=2048)] | None = None
     """Side of the square crop in pixels; empty: the architecture's own."""
     mean: list[Real] | None = Field(default=None, min_length=3, max_length=3)
@@ -116,11 +128,13 @@ class PerformerConfig:
     std: list[Annotated[Real, Field(gt=0.0)]] | None = Field(default=None, min_length=3, max_length=3)
     """Standard deviation of each colour channel that is divided by; empty: ImageNet's."""
     feature: str | None = None
-    """Module path of the feature layer (top conv-layer after its ReLU); empty: known for the architecture."""
+    """Module path of the feature layer (top conv-layer after its ReLU); `PATH:input` is what a module takes. Empty: found, as the
+    other layers are; `paraphrase performer layers` shows them."""
     pool: list[str] | None = None
-    """Module paths between the feature layer and the first target, applied in order: the performer's last pooling."""
+    """What lies between the feature layer and the first target, in order, the performer's last pooling: module paths, or for
+    functions words: mean, max, `max:K:S:P` and `avg:K:S:P` (kernel, stride, padding), relu."""
     targets: list[str] | None = None
-    """Module paths of the two target layers (fc6 and fc7 after their ReLU)."""
+    """Module paths of the two target layers (fc6 and fc7 after their ReLU); `PATH:input` is what a module takes."""
     decoder_init: list[str] | None = None
     """Module paths of the linear layers from which fc-dec-1 and fc-dec-2 start; `identity` where the target is the
     pooled feature itself."""
@@ -218,6 +232,8 @@ def load_config(file: str | Path | None, overrides: list[str] | None = None) -> 
         InputError: names the file or the field, and what would be right.
     """
     mapping = _read(file) if file else {}
+    if file:
+        look_in(Path(file).parent)
     apply_overrides(mapping, overrides or [])
     return from_mapping(Config, mapping)
 

@@ -14,6 +14,7 @@ from paraphrase.core.config import Config, from_mapping
 from paraphrase.core.features.obtain import open_cache
 from paraphrase.core.measure.evaluation import baseline
 from paraphrase.core.terminal import console
+from paraphrase.sweep.record.tracking import open_client
 from paraphrase.sweep.settings.config import Resources
 from paraphrase.sweep.workers.cluster import cluster
 
@@ -30,11 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def warm_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home in which `SMALL` is drawn, fitted, cached and measured."""
+    """A home in which `SMALL` is drawn, fitted, cached and measured, with a database for MLflow, which takes seconds to make."""
     home = tmp_path_factory.mktemp("warm")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PARAPHRASE_HOME", str(home))
         baseline(open_cache(from_mapping(Config, SMALL), progress=False))
+    open_client(f"sqlite:///{home / 'mlflow.db'}").search_experiments()
     return home
 
 

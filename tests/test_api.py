@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from commands import SMALL
+from house import ROOT
+from nbclient import NotebookClient
 
 import paraphrase
 
-SPACE = {"loss.eta": {"type": "float", "low": 0.3, "high": 3.0, "log": True}}
 BASE = SMALL | {"train": {"epochs": 2, "batch_size": 32}}
 
 
@@ -20,24 +22,32 @@ def home(furnished: Path) -> Path:
 
 
 @pytest.mark.cluster
-def test_a_sweep_is_run_read_and_explained(home: Path, tmp_path: Path, ray_here: str) -> None:
-    mine = {"base": BASE, "space": SPACE, "objectives": {"location_instability": "minimize"}}
-    sweep = paraphrase.run(mine, name="api", trials=2, base__train__epochs=1, resources__concurrency=1)
-    assert (sweep.name, sweep.missing, len(sweep.trials)) == ("api", 0, 2)
-    assert list(sweep.frame.index) == [0, 1] and set(sweep.frame["state"]) == {"complete"} and (sweep.frame["epochs"] == 1).all()
-    assert sweep.front["pareto"].all() and sweep.front["location_instability"].is_monotonic_increasing
+def test_the_notebook_runs_and_what_it_made_is_read_explained_and_taken_further(
+    home: Path, tmp_path: Path, ray_here: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", ray_here)
+    notebook = nbformat.read(ROOT / "docs" / "quickstart.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    kinds = [kind for output in shown for kind in output.get("data", {})]
+    assert kinds.count("text/html") >= 4 and kinds.count("image/png") == 1
+    assert not [output for output in shown if output.output_type == "error"]
+
+    sweep = paraphrase.load("notebook")
+    assert (sweep.name, sweep.missing, len(sweep.trials)) == ("notebook", 0, 2)
+    assert list(sweep.frame.index) == [0, 1] and set(sweep.frame["state"]) == {"complete"} and (sweep.frame["epochs"] == 2).all()
+    assert sweep.front["pareto"].all()
     best = sweep.best(where="p>=0")
-    assert best.config.train.epochs == 1 and best.metrics["p"] == sweep.frame.loc[best.number, "p"]
+    assert best.config.train.epochs == 2 and best.metrics["p"] == sweep.frame.loc[best.number, "p"]
     assert sweep.report.read_text().startswith("<!DOCTYPE html>")
     maps = sweep.explainer.interpret(torch.rand(2, sweep.explainer.shape.channels, 7, 7))[-1]
     assert maps.shape[:2] == (2, sweep.explainer.width)
-    for shown in (sweep, best):
-        assert "<table>" in shown._repr_html_()
-    assert paraphrase.load("api").front.equals(sweep.front)
+    for result in (sweep, best):
+        assert "<table>" in result._repr_html_()
+    assert paraphrase.load("notebook").front.equals(sweep.front)
     with pytest.raises(paraphrase.InputError, match="exists already"):
-        paraphrase.run(mine, name="api")
-    longer = paraphrase.run(sweep.config, resume=True, trials=3)
-    assert len(longer.trials) == 3
+        paraphrase.run(sweep.config)
+    assert len(paraphrase.run(sweep.config, resume=True, trials=3, resources__concurrency=1).trials) == 3
 
     explained = paraphrase.explain(None, best.folder / "explainer", out=tmp_path, categories=["cat"])
     assert [page.stem for page in explained.pages] == ["explain", "faithfulness", "explain-cat"] and all(
@@ -48,14 +58,10 @@ def test_a_sweep_is_run_read_and_explained(home: Path, tmp_path: Path, ray_here:
     shares = paraphrase.explain(picture, best.folder / "explainer", out=tmp_path).found["shares"]["performer"]
     assert sum(shares.values()) == pytest.approx(1)
 
-
-@pytest.mark.cluster
-def test_a_suite_is_run_and_read(ray_here: str) -> None:
-    suite = paraphrase.ablate(BASE, "parts", seeds=2, ablations=["no_filter_loss"], train__epochs=1, resources__concurrency=2)
+    suite = paraphrase.load("notebook-parts")
     assert suite.arms == ["base", "no_filter_loss"] and len(suite.trials) == 4
     assert set(suite.table["arm"]) == {"no_filter_loss"} and "p" in set(suite.table["metric"])
     assert suite.comparisons["p"]["no_filter_loss"].pairs == 2
-    assert type(paraphrase.load("parts")) is type(suite)
     assert "no_filter_loss" in suite._repr_html_()
 
 

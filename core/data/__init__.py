@@ -2,7 +2,8 @@
 
 A source is one module in `sources`, with a function `load(config: DataConfig) -> Source`. It returns all its records,
 with the label an index into its categories and the landmarks of all its parts; `Source` says what each field is. It
-need not decode an image, filter categories or merge landmarks: `load_dataset` does that for all sources alike.
+need not decode an image, filter categories or merge landmarks: `load_dataset` does that for all sources alike. A user's own
+is such a function anywhere, named as `module:function`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from paraphrase.core.data.checks import Checked, check_images, check_record
 from paraphrase.core.data.protocol import against_others, choose_categories, merge_landmarks, require_images
 from paraphrase.core.data.records import WHOLE_IMAGE, Dataset, Record, Source, crop
 from paraphrase.core.errors import InputError
+from paraphrase.core.foreign import called
 
 __all__ = ["WHOLE_IMAGE", "Dataset", "Record", "Source", "crop", "load_dataset", "load_source"]
 
@@ -38,13 +40,18 @@ def load_source(config: DataConfig) -> Source:
     Raises:
         InputError: if there is no such source, or its loader finds the data set unusable.
     """
+    if ":" in config.source:
+        found = called(config.source, "data.source", config)
+        if not isinstance(found, Source):
+            raise InputError(f"data.source: {config.source} gives {type(found).__name__}, not paraphrase.core.data.Source")
+        return found
     name = f"{sources.__name__}.{config.source}"
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not name.startswith(error.name):  # something that the loader needs
             raise
-        allowed = ", ".join(known_sources())
+        allowed = ", ".join([*known_sources(), "module:function"])
         raise InputError(f"data.source: unknown source {config.source!r}; allowed are {allowed}") from None
     return module.load(config)
 

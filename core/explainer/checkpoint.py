@@ -15,8 +15,8 @@ from torch import Tensor
 from paraphrase.core.config import ExplainerConfig, from_mapping
 from paraphrase.core.errors import InputError
 from paraphrase.core.explainer.network import Explainer, PerformerShape
-from paraphrase.core.features.pooling import build_module, describe_module
 from paraphrase.core.files import write_atomically
+from paraphrase.core.pooling import build_module, describe_module
 
 EXPLAINER, ABOUT = "explainer.safetensors", "explainer.json"
 

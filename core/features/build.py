@@ -20,9 +20,9 @@ from paraphrase.core.data.records import Record
 from paraphrase.core.device import choose_device
 from paraphrase.core.errors import InputError
 from paraphrase.core.features.cache import DTYPES, META, SMALL, VERSION, caches, file_hash, locked
-from paraphrase.core.features.pooling import describe_module
 from paraphrase.core.performer import Performer, obtain_performer, performer_fingerprint
 from paraphrase.core.performer.fit import load_crops
+from paraphrase.core.pooling import describe_module
 from paraphrase.core.terminal.progress import Bar, bar
 
 BATCH = 64
@@ -107,9 +107,10 @@ def _write(folder: Path, config: Config, dataset: Dataset, performer: Performer,
         if isinstance(layer, tuple):
             small |= {f"decoder{i}.weight": layer[0].contiguous(), f"decoder{i}.bias": layer[1].contiguous()}
     head = performer.head()
-    if isinstance(head, nn.Linear):
-        bias = torch.zeros(head.out_features) if head.bias is None else head.bias.detach()
-        small |= {"head.weight": head.weight.detach().contiguous(), "head.bias": bias}
+    for last in head.modules():
+        if isinstance(last, nn.Linear):
+            bias = torch.zeros(last.out_features) if last.bias is None else last.bias.detach()
+            small |= {"head.weight": last.weight.detach().contiguous(), "head.bias": bias}
     save_file(small, folder / SMALL)
     field = performer.receptive_field()
     meta = {
@@ -121,6 +122,8 @@ def _write(folder: Path, config: Config, dataset: Dataset, performer: Performer,
         "performer_accuracy": info["accuracy"],
         "performer_folder": info["folder"],
         "categories": dataset.categories,
+        "class_of": info.get("class_of", list(range(len(dataset.categories)))),
+        "class_names": info.get("class_names"),
         "landmarks": dataset.landmarks,
         "single_category": dataset.single_category,
         "images": {split: len(records) for split, records in splits.items()},

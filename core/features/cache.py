@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from paraphrase.core.errors import InputError
-from paraphrase.core.features.pooling import build_module
 from paraphrase.core.home import home
+from paraphrase.core.pooling import build_module
 
 VERSION = 1
 """Format of a cache; part of its key."""
@@ -62,9 +62,27 @@ class FeatureCache:
     pool: nn.Module
     """The performer's last pooling: (B, C, n, n) -> (B, C, m, m)."""
     head: nn.Module
-    """The performer's last layer: x_2 (B, D2) -> logits (B, K)."""
+    """The performer's last layer, after an activation where there is one: x_2 (B, D2) -> logits (B, K)."""
     decoder_layers: list
     """For each target (weight, bias) of the performer's own layer, or `identity`, or None."""
+
+    def truth(self) -> Tensor | None:
+        """(N,) int64: of each test image the class that would be right; None where the performer's classes are not known."""
+        class_of = self.meta.get("class_of", list(range(len(self.meta["categories"]))))
+        return None if class_of is None else torch.tensor(class_of)[self.test.labels]
+
+    def accuracy(self) -> float | None:
+        """The performer's share of test images whose class is right; None where its classes are not known."""
+        truth = self.truth()
+        return None if truth is None else float((self.test.performer_labels == truth).double().mean())
+
+    def class_name(self, number: int) -> str:
+        """Of a class of the performer: the category's name, else its own, else its number."""
+        class_of = self.meta.get("class_of", list(range(len(self.meta["categories"]))))
+        if class_of is not None and number in class_of:
+            return self.meta["categories"][class_of.index(number)]
+        names = self.meta.get("class_names")
+        return names[number] if names else f"class {number}"
 
     def to(self, device: torch.device) -> FeatureCache:
         """The cache with both splits on the device if they fit there, else as it is, memory-mapped."""
@@ -137,8 +155,10 @@ def load_cache(folder: Path) -> FeatureCache:
     head: nn.Module = nn.Identity()
     if "head.weight" in small:
         classes, inputs = small["head.weight"].shape
-        head = nn.Linear(inputs, classes)
-        head.load_state_dict({"weight": small["head.weight"], "bias": small["head.bias"]})
+        last = nn.Linear(inputs, classes)
+        last.load_state_dict({"weight": small["head.weight"], "bias": small["head.bias"]})
+        activation = meta["spec"].get("activation")
+        head = nn.Sequential(build_module([{"kind": activation}]), last) if activation else last
     return FeatureCache(
         folder=folder,
         meta=meta,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import math
+import os
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -26,15 +28,19 @@ from paraphrase.core.data import Dataset
 from paraphrase.core.data.records import Record, crop
 from paraphrase.core.device import autocast_for, choose_device
 from paraphrase.core.errors import InputError
+from paraphrase.core.foreign import source_of
 from paraphrase.core.home import home
-from paraphrase.core.performer.factory import source_of_factory
-from paraphrase.core.performer.performer import OWN, Performer, build_network
-from paraphrase.core.performer.spec import known_input_size, resolve_spec
-from paraphrase.core.performer.weights import ABOUT, load_performer, load_state, save_performer
+from paraphrase.core.performer.graph import trace
+from paraphrase.core.performer.performer import OWN, Performer, build_network, name_of_last_layer
+from paraphrase.core.performer.spec import TIMM, published, resolve_spec
+from paraphrase.core.performer.weights import ABOUT, load_performer, load_state, save_performer, take_classes
 from paraphrase.core.terminal.progress import bar
 
 MAX_GRADIENT = 5.0
 """Norm above which a step's gradient is scaled down: networks without batch norm start with some that are far above."""
+
+VIEWS, MOST_BYTES = 8, 2 * 2**30
+"""Random views of each image that go through a frozen network, once, and about how much memory they may take."""
 
 
 def load_crops(records: list[Record], size: int, threads: int = 4) -> tuple[Tensor, Tensor]:
@@ -126,6 +132,7 @@ def _fit(performer: Performer, dataset: Dataset, config: Config, progress: bool,
     network = performer.network.to(device)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in frozen)
+    tail = _trained_tail(network, spec.input_size)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs leave it out
     images, labels = load_crops(dataset.train, spec.input_size)[0], torch.tensor([r.label for r in dataset.train])
     test, truth = load_crops(dataset.test, spec.input_size)[0], torch.tensor([r.label for r in dataset.test])
@@ -137,17 +144,27 @@ def _fit(performer: Performer, dataset: Dataset, config: Config, progress: bool,
     trained = [p for p in network.parameters() if p.requires_grad]
     optimizer, rates = _optimizer(trained, settings, settings.epochs * steps)
     generator = torch.Generator().manual_seed(settings.seed)
+
+    def batch_of(index: Tensor) -> Tensor:
+        """A new view of some training images, ready for the network."""
+        batch = augment(images[index.to(images.device)].to(device).float() / 255, settings, generator)
+        return performer.normalise(batch).contiguous(memory_format=torch.channels_last)
+
+    seen: list[Tensor] = []
+    if tail is not None:
+        seen = _views(network, tail, batch_of, len(labels), settings.epochs, autocast, progress)
     hits, losses = torch.zeros((), device=device), torch.zeros((), device=device)
     with bar(f"fit {spec.arch}", settings.epochs, "epochs", shown=progress) as shown:
         for epoch in range(settings.epochs):
-            network.train()
+            _train_mode(network)
             hits.zero_()
             for index in torch.randperm(len(labels), generator=generator).split(batch_size)[:steps]:
-                batch = augment(images[index.to(images.device)].to(device).float() / 255, settings, generator)
-                batch = performer.normalise(batch).contiguous(memory_format=torch.channels_last)
                 with autocast:
-                    logits = network(batch)
-                logits = logits if isinstance(logits, Tensor) else logits[0]  # without Inception's auxiliary answers
+                    if tail is not None:
+                        logits = tail(seen[epoch % len(seen)][index].to(device).float()).flatten(1)
+                    else:
+                        logits = network(batch_of(index))
+                logits = logits if isinstance(logits, Tensor) else logits[0]  # without auxiliary answers
                 answers = labels[index].to(device)
                 loss = F.cross_entropy(logits.float(), answers, label_smoothing=settings.label_smoothing)
                 loss.backward()
@@ -162,12 +179,62 @@ def _fit(performer: Performer, dataset: Dataset, config: Config, progress: bool,
                 raise InputError(f"performer.fit.learning_rate: the loss is no number after epoch {epoch + 1}; {lower}")
             share = float(hits) / (steps * batch_size)
             about = f"accuracy {share:.3f} train"
-            if shown.watched or epoch + 1 == settings.epochs:
+            if (shown.watched and tail is None) or epoch + 1 == settings.epochs:
                 with autocast if epoch + 1 < settings.epochs else nullcontext():  # the last one is the one reported
                     accuracy = accuracy_of(performer, test, truth)
                 about += f", {accuracy:.3f} test"
             shown.advance(about=about)
     return {"accuracy": accuracy, "train_accuracy": share, "seconds": time.perf_counter() - began}
+
+
+def _train_mode(network: nn.Module) -> None:
+    """Training mode, but for modules of which no parameter is trained: their batch norms keep their averages."""
+    network.train()
+    for module in network.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            module.eval()
+
+
+def _trained_tail(network: nn.Module, size: int) -> nn.Module | None:
+    """The module that holds all that is trained and gives the answer, where all before it is frozen; None: there is none."""
+    trained = [f"/{name}".replace(".", "/") for name, parameter in network.named_parameters() if parameter.requires_grad]
+    path = os.path.commonpath([os.path.dirname(name) for name in trained])[1:].replace("/", ".") if trained else ""
+    if not path:
+        return None
+    graph = trace(network, size)
+    return network.get_submodule(path) if graph.gives.get(path) == graph.answer else None
+
+
+@torch.no_grad()
+def _views(
+    network: nn.Module,
+    tail: nn.Module,
+    batch_of: Callable[[Tensor], Tensor],
+    images: int,
+    epochs: int,
+    autocast: torch.autocast,
+    progress: bool,
+) -> list[Tensor]:
+    """What the tail takes of every training image, in several random views: a frozen network need not run in every epoch."""
+    taken: list[Tensor] = []
+    network.eval()
+    handle = tail.register_forward_pre_hook(lambda _, given: taken.append(given[0].half().cpu()))
+    views: list[Tensor] = []
+    try:
+        with bar("frozen layers", images * min(VIEWS, epochs), "images", shown=progress) as shown:
+            while len(views) < min(VIEWS, epochs):
+                for index in torch.arange(images).split(64):
+                    with autocast:
+                        network(batch_of(index))
+                    shown.advance(len(index))
+                views.append(torch.cat(taken))
+                taken.clear()
+                if sum(view.nbytes for view in views) > MOST_BYTES:
+                    break
+    finally:
+        handle.remove()
+    return views
 
 
 def _optimizer(trained: list[nn.Parameter], settings: FitConfig, steps: int) -> tuple[torch.optim.Optimizer, OneCycleLR]:
@@ -179,6 +246,14 @@ def _optimizer(trained: list[nn.Parameter], settings: FitConfig, steps: int) -> 
     return optimizer, OneCycleLR(optimizer, settings.learning_rate, total_steps=total, pct_start=0.25)
 
 
+WORDS = ("fit", "torchvision", "timm")
+"""Of `performer.weights`; anything else is a file or folder."""
+
+
+def _is_factory(arch: str) -> bool:
+    return ":" in arch and not arch.startswith(TIMM)
+
+
 def fit_folder(config: Config, dataset: Dataset) -> Path:
     """Where the performer that this configuration fits on this data is kept.
 
@@ -188,9 +263,10 @@ def fit_folder(config: Config, dataset: Dataset) -> Path:
     performer = to_mapping(config.performer)
     parts = {k: performer[k] for k in ("arch", "weights", "input_size", "fit")} | {"dataset": dataset.fingerprint}
     parts |= {k: performer[k] for k in ("mean", "std") if performer[k] is not None}
-    if ":" in config.performer.arch:
-        parts |= {"arguments": performer["arguments"], "source": source_of_factory(config.performer.arch)}
-    parts["input_size"] = config.performer.input_size or known_input_size(config.performer.arch)
+    parts |= {k: performer[k] for k in ("head", "head_dropout", "classes") if performer[k]}
+    if _is_factory(config.performer.arch):
+        parts |= {"arguments": performer["arguments"], "source": source_of(config.performer.arch, "performer.arch")}
+    parts["input_size"] = config.performer.input_size or published(config.performer.arch).size
     file = Path(config.performer.weights)
     if file.is_file():
         parts["weights"] = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -209,27 +285,89 @@ def obtain_performer(config: Config, dataset: Dataset, progress: bool = True) ->
     """
     weights = config.performer.weights
     given = Path(weights)
-    if weights not in ("fit", "torchvision") and (given / ABOUT).exists():
+    if weights not in WORDS and (given / ABOUT).exists():
         return _read(given, config, dataset)
+    as_it_is = not config.performer.fit.epochs
+    if as_it_is and weights == "fit" and not _is_factory(config.performer.arch):
+        raise InputError("performer.fit.epochs: 0 leaves the weights at random; give performer.weights")
     folder = fit_folder(config, dataset)
     if (folder / ABOUT).exists():
         return _read(folder, config, dataset)
+    ready = _ready_made(config)
     with torch.random.fork_rng():
         torch.manual_seed(config.performer.fit.seed)
-        asked = config.performer.arch, len(dataset.categories), _ready_made(config), config.performer.arguments
-        network = build_network(*asked)
-    if weights not in ("fit", "torchvision"):
-        fresh = load_state(given, network)
+        asked = config.performer
+        classes = len(dataset.categories)
+        network = build_network(asked.arch, None if as_it_is else classes, ready, asked.arguments, asked.head, asked.head_dropout)
+        if as_it_is and weights not in WORDS:
+            take_classes(given, network)
+    if weights not in WORDS:
+        fresh, taken_off = load_state(given, network)
+        if taken_off:
+            print(f"{given}: {taken_off}", file=sys.stderr)
         if fresh:
             print(f"{given}: has another number of classes, so {', '.join(fresh)} start at random", file=sys.stderr)
     frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
     performer = Performer(network, resolve_spec(config.performer, network), dataset.categories)
     performer.check_layers()
     performer.receptive_field()  # before the fit: a layer without one could not be explained
-    about = fit(performer, dataset, config, progress, frozen)
+    if as_it_is:
+        about = _as_it_is(performer, dataset, config, getattr(ready, "meta", {}).get("categories"))
+    else:
+        about = fit(performer, dataset, config, progress, frozen)
     about |= {"dataset": dataset.name, "dataset_fingerprint": dataset.fingerprint, "config": to_mapping(config.performer)}
     save_performer(performer.cpu(), folder, about)
     return _read(folder, config, dataset)
+
+
+def _as_it_is(performer: Performer, dataset: Dataset, config: Config, names: list[str] | None) -> dict[str, Any]:
+    """The description of a network that is not trained: its classes, which of them are the data's categories, its accuracy.
+
+    Args:
+        performer: the network.
+        dataset: whose test images are classified.
+        config: `performer.classes` and `train.device`.
+        names: of the network's classes, where its weights name them.
+    """
+    last = performer.network.get_submodule(name_of_last_layer(performer.network, performer.spec.arch))
+    classes = len(last.weight)  # type: ignore[arg-type]  # of a linear layer
+    about: dict[str, Any] = {"classes": classes, "class_names": names}
+    about["class_of"] = class_of = _classes_of(config, dataset.categories, classes, names)
+    if class_of is None:
+        asked = "name them in performer.classes to know its accuracy"
+        print(f"performer: which of its {classes} classes are the data's categories is not known; {asked}", file=sys.stderr)
+        return about | {"accuracy": None}
+    performer.to(choose_device(config.train.device))
+    test = load_crops(dataset.test, performer.spec.input_size)[0]
+    truth = torch.tensor([class_of[r.label] for r in dataset.test])
+    return about | {"accuracy": accuracy_of(performer, test, truth)}
+
+
+def _classes_of(config: Config, categories: list[str], classes: int, names: list[str] | None) -> list[int] | None:
+    """The network's class of each category, by number; None: not known.
+
+    Raises:
+        InputError: if `performer.classes` does not fit.
+    """
+    given: list[Any] | None = config.performer.classes
+    if given is None:
+        known = {name.lower(): k for k, name in enumerate(names or [])}
+        if all(category.lower() in known for category in categories):
+            return [known[category.lower()] for category in categories]
+        return list(range(classes)) if classes == len(categories) and not names else None
+    if len(given) != len(categories):
+        raise InputError(f"performer.classes: expected one for each of the {len(categories)} categories, got {len(given)}")
+    found = []
+    for i, value in enumerate(given):
+        if isinstance(value, str):
+            if value not in (names or []):
+                there = "; nearest: " + ", ".join(near) if (near := difflib.get_close_matches(value, names or [])) else ""
+                raise InputError(f"performer.classes.{i}: the network names no class {value!r}{there}; give its number")
+            value = (names or []).index(value)
+        if value >= classes:
+            raise InputError(f"performer.classes.{i}: the network has {classes} classes, there is no number {value}")
+        found.append(value)
+    return found
 
 
 def _read(folder: Path, config: Config, dataset: Dataset) -> tuple[Performer, dict[str, Any]]:
@@ -250,11 +388,15 @@ def _read(folder: Path, config: Config, dataset: Dataset) -> tuple[Performer, di
 
 
 def _ready_made(config: Config) -> object | None:
-    """torchvision's weights, fetched only because the configuration asks for them."""
-    if config.performer.weights != "torchvision":
+    """The weights of torchvision or timm, fetched only because the configuration asks for them."""
+    asked, arch = config.performer.weights, config.performer.arch
+    if asked == "timm":
+        if not arch.startswith(TIMM):
+            raise InputError(f"performer.weights: timm has none for {arch}; performer.arch would be {TIMM}NAME")
+        return TIMM
+    if asked != "torchvision":
         return None
-    arch = config.performer.arch
-    if arch in OWN:
+    if arch in OWN or ":" in arch:
         raise InputError(f"performer.weights: torchvision has none for {arch}; use fit or a file")
     weights = torchvision.models.get_model_weights(arch).DEFAULT
     try:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 
 from paraphrase.core.config import PerformerConfig
 from paraphrase.core.errors import InputError
+from paraphrase.core.foreign import called
 from paraphrase.core.performer import networks
-from paraphrase.core.performer.factory import call_factory
+from paraphrase.core.performer.graph import INPUT
 from paraphrase.core.performer.receptive_field import ReceptiveField, receptive_field
-from paraphrase.core.performer.spec import KNOWN, Spec, resolve_spec
+from paraphrase.core.performer.spec import TIMM, Spec, resolve_spec, timm_of
+from paraphrase.core.pooling import ACTIVATIONS, pooling_of
 
 OWN = {"small": networks.small, "vgg_m": networks.vgg_m, "vgg_s": networks.vgg_s}
 """Networks defined here; every other name is torchvision's."""
@@ -38,7 +41,7 @@ class Performer(nn.Module):
     Args:
         network: the classifier.
         spec: its module paths.
-        categories: names of its classes.
+        categories: names of the data's categories.
 
     Raises:
         InputError: if the network cannot take the spec's input size, or a module of the spec does not run or has no maps.
@@ -72,15 +75,17 @@ class Performer(nn.Module):
         """What the spec's modules give while `run` runs the network, and its answer."""
         seen: dict[str, Tensor] = {}
 
-        def keep(path: str) -> Callable[[nn.Module, tuple, Tensor], None]:
-            def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-                if isinstance(output, Tensor):
-                    seen[path] = output.clone()  # what follows may write into it (`relu(..., inplace=True)`)
+        def keep(path: str, value: Any) -> None:
+            if isinstance(value, Tensor):
+                seen[path] = value.clone()  # what follows may write into it (`relu(..., inplace=True)`)
 
-            return hook
-
-        paths = {self.spec.feature, *self.spec.targets}
-        handles = [self.network.get_submodule(path).register_forward_hook(keep(path)) for path in paths]
+        handles = []
+        for path in {self.spec.feature, *self.spec.targets}:
+            module = self.network.get_submodule(path.removesuffix(INPUT))
+            if path.endswith(INPUT):
+                handles.append(module.register_forward_pre_hook(lambda _, given, path=path: keep(path, given[0])))
+            else:
+                handles.append(module.register_forward_hook(lambda _, given, output, path=path: keep(path, output)))
         try:
             return seen, run()
         finally:
@@ -110,7 +115,7 @@ class Performer(nn.Module):
         """
         maps, modules = torch.zeros(1, *self.feature_shape), []
         for path in self.spec.pool:
-            module = copy.deepcopy(self.network.get_submodule(path))
+            module = pooling_of(path) or copy.deepcopy(self.network.get_submodule(path))
             pooled = copy.deepcopy(module).cpu()(maps)
             if not (isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d) and pooled.shape == maps.shape):
                 modules.append(module)
@@ -119,10 +124,11 @@ class Performer(nn.Module):
 
     def head(self) -> nn.Module:
         """A copy of what follows the second target: (B, D2) -> logits (B, K); the identity if that is the logits."""
-        last = self.network.get_submodule(name_of_last_layer(self.network, self.spec.arch))
-        if self.network.get_submodule(self.spec.targets[1]) is last:
+        name = name_of_last_layer(self.network, self.spec.arch)
+        if self.spec.targets[1] == name:
             return nn.Identity()
-        return copy.deepcopy(last)
+        last = as_linear(self.network.get_submodule(name))
+        return nn.Sequential(ACTIVATIONS[self.spec.activation](), last) if self.spec.activation else last
 
     @torch.no_grad()
     def check_layers(self) -> None:
@@ -137,10 +143,11 @@ class Performer(nn.Module):
         seen = self.features(torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device))
         head = self.head()
         given = seen.targets[1].shape[1]
-        if isinstance(head, nn.Linear) and head.in_features != given:
+        takes = next((m.in_features for m in head.modules() if isinstance(m, nn.Linear)), given)
+        if takes != given:
             raise InputError(
                 f"performer.targets.1: {self.spec.targets[1]} gives {given} values, the last layer takes "
-                f"{head.in_features}; name the layer before the last linear one"
+                f"{takes}; name the layer before the last linear one"
             )
         if not torch.allclose(head(seen.targets[1]), seen.logits, rtol=1e-3, atol=1e-4):
             raise InputError(f"performer.targets.1: the last layer does not turn {self.spec.targets[1]} into the logits")
@@ -157,37 +164,84 @@ class Performer(nn.Module):
         layers: list[tuple[Tensor, Tensor] | str | None] = []
         for path in self.spec.decoder_init:
             module = None if path == "identity" else self.network.get_submodule(path)
-            if isinstance(module, nn.Linear):
-                bias = torch.zeros(module.out_features) if module.bias is None else module.bias
-                layers.append((module.weight.detach().clone(), bias.detach().clone()))
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                linear = as_linear(module)
+                layers.append((linear.weight.detach(), linear.bias.detach()))
             else:
                 layers.append("identity" if module is None else None)
         return layers
 
     def receptive_field(self) -> ReceptiveField:
         """Of the feature layer's cells, in pixels of the crop."""
-        return receptive_field(self.network, self.spec.feature)
+        return receptive_field(self.network, self.spec.feature, self.spec.input_size)
 
 
 def build_network(
-    arch: str, classes: int, weights: object | None = None, arguments: Mapping[str, Any] | None = None
+    arch: str,
+    classes: int | None,
+    weights: object | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    head: Sequence[int] = (),
+    dropout: float = 0.0,
 ) -> nn.Module:
     """A classifier of this name, with random weights, or torchvision's; or what a factory `module:name` returns.
+
+    Args:
+        arch: its name.
+        classes: that it is to have; None: its own.
+        weights: of torchvision.
+        arguments: of a factory.
+        head: widths of fully connected layers that take the place of the last linear one.
+        dropout: after each of them.
 
     Raises:
         InputError: if there is no such architecture or factory.
     """
-    if ":" in arch:
-        network = call_factory(arch, arguments or {})
+    if arch.startswith(TIMM):
+        network = _of_timm(arch, pretrained=weights is not None)
+    elif ":" in arch:
+        network = called(arch, "performer.arch", **(arguments or {}))
+        if not isinstance(network, nn.Module):
+            raise InputError(f"performer.arch: {arch} gives {type(network).__name__}, not a torch.nn.Module")
+    elif arch in OWN:
+        network = OWN[arch](classes or 1000)
+    else:
+        if arch not in torchvision.models.list_models(torchvision.models):
+            others = "the name of a torchvision classifier, timm:NAME, or module:factory"
+            raise InputError(f"performer.arch: unknown {arch}; use {', '.join(OWN)}, {others}")
+        more = {"aux_logits": False} if arch in ("googlenet", "inception_v3") else {}  # heads that only training asks for
+        more |= {"init_weights": True} if more and not weights else {}
+        network = torchvision.models.get_model(arch, weights=weights, **more)
+    if head:
+        add_head(network, head, classes, dropout)
+    elif classes is not None:
         replace_last_layer(network, classes)
-        return without_inplace(network)
-    if arch in OWN:
-        return OWN[arch](classes)
-    if arch not in torchvision.models.list_models(torchvision.models):
-        raise InputError(f"performer.arch: unknown {arch}; use {', '.join(KNOWN)} or another torchvision classifier")
-    network = torchvision.models.get_model(arch, weights=weights) if weights else torchvision.models.get_model(arch)
-    replace_last_layer(network, classes)
     return without_inplace(network)
+
+
+def _of_timm(arch: str, pretrained: bool) -> nn.Module:
+    name = arch.removeprefix(TIMM)
+    try:
+        return timm_of(arch).create_model(name, pretrained=pretrained)
+    except (OSError, RuntimeError) as error:  # no network
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"performer.weights: timm cannot fetch those of {name} ({reason})") from None
+
+
+def add_head(network: nn.Module, widths: Sequence[int], classes: int | None, dropout: float) -> None:
+    """Put fully connected layers with ReLU, and a new last one, in the place of the last linear layer; freeze all before them."""
+    name = name_of_last_layer(network, type(network).__name__)
+    last = network.get_submodule(name)
+    if not isinstance(last, nn.Linear):
+        raise InputError(f"performer.head: the last layer, {name}, is a {type(last).__name__} and no linear one")
+    network.requires_grad_(False)
+    sizes = [last.in_features, *widths]
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]
+    layers.append(nn.Linear(sizes[-1], last.out_features if classes is None else classes))
+    parent, _, own = name.rpartition(".")
+    setattr(network.get_submodule(parent), own, nn.Sequential(*layers))
 
 
 def without_inplace(network: nn.Module) -> nn.Module:
@@ -198,22 +252,37 @@ def without_inplace(network: nn.Module) -> nn.Module:
     return network
 
 
+def as_linear(module: nn.Module) -> nn.Linear:
+    """A copy of a linear layer, or of a convolution as large as its maps, as a linear layer with a bias."""
+    assert isinstance(module, nn.Linear | nn.Conv2d)
+    weight = module.weight.detach().flatten(1).clone()
+    linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    bias = weight.new_zeros(len(weight)) if module.bias is None else module.bias.detach().clone()
+    linear.load_state_dict({"weight": weight, "bias": bias}, assign=True)
+    return linear.requires_grad_(False)
+
+
 def replace_last_layer(network: nn.Module, classes: int) -> None:
     """Give the network a new last linear layer for this many classes, in place."""
     name = name_of_last_layer(network, type(network).__name__)
     last = network.get_submodule(name)
+    parent, _, own = name.rpartition(".")
     if isinstance(last, nn.Linear) and last.out_features != classes:
-        parent, _, own = name.rpartition(".")
         setattr(network.get_submodule(parent), own, nn.Linear(last.in_features, classes))
+    elif isinstance(last, nn.Conv2d) and last.out_channels != classes:
+        setattr(network.get_submodule(parent), own, nn.Conv2d(last.in_channels, classes, last.kernel_size[0]))
 
 
 def name_of_last_layer(network: nn.Module, arch: str) -> str:
-    """Module path of the linear layer that gives the logits.
+    """Module path of the layer that gives the logits: the last linear one, or without any the last 1 x 1 convolution.
 
     Raises:
         InputError: if the network has no linear layer.
     """
     names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not names:
+        points = [n for n, m in network.named_modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
+        names = [points[-1]] if points else []
     if not names:
         raise InputError(f"performer.arch: {arch} has no linear last layer; choose a classifier that ends in one")
     return names[-1]
@@ -221,5 +290,5 @@ def name_of_last_layer(network: nn.Module, arch: str) -> str:
 
 def build_performer(config: PerformerConfig, classes: int) -> Performer:
     """A performer with random weights."""
-    network = build_network(config.arch, classes, arguments=config.arguments)
+    network = build_network(config.arch, classes, None, config.arguments, config.head, config.head_dropout)
     return Performer(network, resolve_spec(config, network))

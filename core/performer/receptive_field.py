@@ -1,4 +1,4 @@
-"""Exact receptive fields: strides, kernels and paddings followed through the network's graph up to a layer.
+"""Exact receptive fields: strides, kernels and paddings followed through a network's run up to a layer.
 
 Coordinates are continuous: pixel k covers [k, k + 1), as boxes and landmarks have it. Ceil mode adds cells at the end of a
 map and moves none; norms, activations and the channels are without places. A branch that has lost its places (the global
@@ -7,17 +7,12 @@ pooling of a squeeze-and-excitation) only scales, so it is left out.
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
-import torch.nn.functional as F
-from torch import fx, nn
-from torchvision.ops import stochastic_depth
+from torch import nn
 
 from paraphrase.core.errors import InputError
-from paraphrase.core.performer.graph import is_slice_of_channels, output_of, trace
+from paraphrase.core.performer.graph import Graph, Node, trace
 
 
 class ReceptiveField(NamedTuple):
@@ -31,37 +26,51 @@ class ReceptiveField(NamedTuple):
     """Side of the field, in pixels."""
 
 
-POINTWISE_MODULES = (
-    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Tanh),
-    *(nn.Sigmoid, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm),
-    *(nn.InstanceNorm2d, nn.LocalResponseNorm, nn.Dropout, nn.Dropout2d, nn.Identity, nn.Linear),
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+POINTWISE = _words(
+    "relu relu6 leaky_relu prelu elu selu gelu silu mish softplus tanh sigmoid hardswish hardsigmoid hardtanh clamp softmax "
+    "batch_norm layer_norm group_norm instance_norm local_response_norm dropout dropout2d linear "
+    "add iadd radd sub isub rsub mul imul rmul div idiv rdiv truediv itruediv rtruediv true_divide pow neg sqrt rsqrt "
+    "cat concat stack chunk split permute unsqueeze clone contiguous detach float type to expand expand_as stochastic_depth "
+    "addcmul lerp where"
 )
-"""Modules that move nothing; a linear layer inside a network acts on channels."""
-POINTWISE_FUNCTIONS: set[Callable] = {
-    *(operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul, operator.truediv),
-    *(torch.add, torch.sub, torch.mul, torch.div, torch.relu, torch.sigmoid, torch.tanh, torch.cat, torch.permute),
-    *(torch.unsqueeze, F.relu, F.relu6, F.gelu, F.silu, F.hardswish, F.hardsigmoid, F.leaky_relu, F.dropout),
-    *(F.batch_norm, F.layer_norm, F.local_response_norm, F.linear, stochastic_depth),
-}
-POINTWISE_METHODS = {
-    *("add", "add_", "sub", "mul", "mul_", "div", "relu", "relu_", "sigmoid", "tanh", "clone", "contiguous", "float", "to"),
-    *("permute", "unsqueeze"),
-}
-GLOBAL_MODULES = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten)
-GLOBAL_FUNCTIONS: set[Callable] = {torch.flatten, torch.mean, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, getattr}
-GLOBAL_METHODS = {"mean", "flatten", "size", "dim"}
-POOL_ARGUMENTS = ("input", "kernel_size", "stride", "padding", "dilation")
+"""Functions that move nothing, without the underscores of those in place; a linear layer inside a network acts on channels."""
+RESHAPING = _words("view reshape transpose flatten squeeze unflatten swapaxes")
+"""Functions that move nothing where they leave the last two sides as they are, as in a shuffle of channels."""
+GLOBAL = _words("adaptive_avg_pool2d adaptive_max_pool2d mean amax sum norm vector_norm linalg_vector_norm var std var_mean max")
+"""Functions whose result has no places any more."""
+POOLING_ARGUMENTS = ("input", "kernel_size", "stride", "padding", "dilation")
+CONVOLUTION_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
 
-def receptive_field(network: nn.Module, layer: str) -> ReceptiveField:
+def receptive_field(network: nn.Module, layer: str, size: int = 224) -> ReceptiveField:
     """The receptive field of a layer's cells.
 
+    Args:
+        network: any CNN.
+        layer: path of a module, whose output is meant, or `PATH:input` for what it takes.
+        size: side of the images in pixels; fields do not depend on it, but some networks take no others.
+
     Raises:
-        InputError: if the network mixes fields with different centres, or has an operation whose field is not known.
+        InputError: if the network mixes fields of different strides, or has an operation whose field is not known.
     """
-    graph = trace(network)
-    last = output_of(graph, layer)
-    fields = [_follow(graph, network, last, axis) for axis in (0, 1)]
+    graph = trace(network, size)
+    last = graph.at(layer)
+    if last is None:
+        raise InputError(f"performer.feature: {layer} is not on the network's path")
+    return field_at(graph, last, layer)
+
+
+def field_at(graph: Graph, last: int, layer: str) -> ReceptiveField:
+    """The receptive field of an operation's result, which messages call `layer`.
+
+    Raises:
+        InputError: as `receptive_field`.
+    """
+    fields = [_follow(graph, last, axis) for axis in (0, 1)]
     if fields[0] is None or fields[1] is None:
         raise InputError(f"performer.feature: {layer} comes after a global pooling; its cells have no places")
     if fields[0][:2] != fields[1][:2]:
@@ -69,66 +78,61 @@ def receptive_field(network: nn.Module, layer: str) -> ReceptiveField:
     return fields[0]._replace(size=max(f.size for f in fields if f))
 
 
-def _follow(graph: fx.Graph, network: nn.Module, last: fx.Node, axis: int) -> ReceptiveField | None:
-    """The field at a node, along one axis (0: rows)."""
-    fields: dict[fx.Node, ReceptiveField | None] = {}
-    for node in graph.nodes:
-        if node.op == "placeholder":
-            fields[node] = ReceptiveField(0.5, 1.0, 1.0)
-        elif node.op == "get_attr":  # a weight has no places
-            fields[node] = None
-        else:
-            merged = _merge([f for n in node.all_input_nodes if (f := fields[n]) is not None], str(node))
-            module = network.get_submodule(str(node.target)) if node.op == "call_module" else None
-            fields[node] = None if merged is None else _through(merged, module, node, axis, network)
-        if node is last:
-            break
+def _follow(graph: Graph, last: int, axis: int) -> ReceptiveField | None:
+    """The field at an operation, along one axis (0: rows)."""
+    fields: dict[int, ReceptiveField | None] = {0: ReceptiveField(0.5, 1.0, 1.0)}
+    for number in sorted(graph.before(last) - {0}):
+        node = graph.nodes[number]
+        merged = _merge([f for i in node.inputs if (f := fields[i]) is not None], node)
+        fields[number] = None if merged is None else _through(merged, node, graph, axis)
     return fields[last]
 
 
-def _merge(fields: list[ReceptiveField], where: str) -> ReceptiveField | None:
-    """The field of a sum: the branches must agree in their centres."""
-    if any(abs(f.start - fields[0].start) > 1e-6 or f.stride != fields[0].stride for f in fields):
-        raise InputError(f"performer.arch: branches with different receptive-field centres meet at {where}")
-    return max(fields, key=lambda f: f.size) if fields else None
+def _merge(fields: list[ReceptiveField], node: Node) -> ReceptiveField | None:
+    """The field of a sum: all that any of its branches sees, as with a shortcut that pools and a convolution beside it."""
+    if len({f.stride for f in fields}) > 1:
+        raise InputError(f"performer.arch: branches with different strides meet at {node.name} in {node.where}")
+    if not fields:
+        return None
+    first, last = min(f.start - f.size / 2 for f in fields), max(f.start + f.size / 2 for f in fields)
+    return ReceptiveField((first + last) / 2, fields[0].stride, last - first)
 
 
-def _through(
-    field: ReceptiveField, module: nn.Module | None, node: fx.Node, axis: int, network: nn.Module
-) -> ReceptiveField | None:
-    """The field after a node; None once the map has no places any more (a global pooling)."""
-    if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
-        return _windowed(field, vars(module), axis)
-    if node.target in (F.max_pool2d, F.avg_pool2d, torch.max_pool2d):
-        return _windowed(field, dict(zip(POOL_ARGUMENTS, node.args, strict=False)) | node.kwargs, axis)
-    if node.target is F.conv2d:
-        return _windowed(field, _of_convolution(node, network), axis)
-    if isinstance(module, nn.ZeroPad2d | nn.ReflectionPad2d | nn.ReplicationPad2d | nn.ConstantPad2d):
-        return field._replace(start=field.start - module.padding[2 if axis == 0 else 0] * field.stride)
-    if node.target is F.pad:
-        before: Any = [*node.args, *node.kwargs.values()][1]
-        return field._replace(start=field.start - (before[2] if axis == 0 else before[0]) * field.stride)
-    if isinstance(module, GLOBAL_MODULES) or node.target in GLOBAL_FUNCTIONS:
+def _through(field: ReceptiveField, node: Node, graph: Graph, axis: int) -> ReceptiveField | None:
+    """The field after an operation; None once the map has no places any more (a global pooling)."""
+    before = max((graph.nodes[i].shape for i in node.inputs), key=len)
+    if node.name in ("max_pool2d", "avg_pool2d", "max_pool2d_with_indices"):
+        dilated = not node.name.startswith("avg")
+        return _windowed(field, _named(node, POOLING_ARGUMENTS if dilated else POOLING_ARGUMENTS[:-1]), axis)
+    if node.name == "conv2d":
+        settings = _named(node, CONVOLUTION_ARGUMENTS)
+        return _windowed(field, {"stride": 1} | settings | {"kernel_size": tuple(settings["weight"].shape[2:])}, axis)
+    if node.name == "pad":
+        sides = _named(node, ("input", "pad"))["pad"]
+        side = 2 if axis == 0 else 0
+        return field._replace(start=field.start - (sides[side] if len(sides) > side else 0) * field.stride)
+    if node.name in GLOBAL and len(before) >= 4 and node.shape[-2:] == before[-2:]:
+        return field  # over channels, or a pooling that leaves maps of this size as they are
+    if node.name in GLOBAL or (node.name in ("flatten", "view", "reshape") and len(node.shape) <= 2):
         return None
-    if node.op == "call_method" and node.target in GLOBAL_METHODS:
-        return None
-    methods = node.op == "call_method" and node.target in POINTWISE_METHODS
-    if isinstance(module, POINTWISE_MODULES) or node.target in POINTWISE_FUNCTIONS or methods or is_slice_of_channels(node):
+    reshaped = node.name in RESHAPING and node.shape[-2:] == before[-2:]
+    if node.name.strip("_") in POINTWISE or reshaped:
         return field
-    what = type(module).__name__ if module is not None else str(node.target)
-    raise InputError(f"performer.arch: the receptive field after {what} ({node.name}) is not known; take an earlier layer")
+    if node.name == "__getitem__" and _takes_whole_maps(node):
+        return field
+    what = node.name.strip("_")
+    kind = f"{node.kind} ({what})" if node.kind and node.modules else what
+    raise InputError(f"performer.arch: the receptive field after {kind} in {node.where} is not known; take an earlier layer")
 
 
-CONVOLUTION_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+def _named(node: Node, names: tuple[str, ...]) -> dict[str, Any]:
+    return dict(zip(names, node.args, strict=False)) | node.kwargs
 
 
-def _of_convolution(node: fx.Node, network: nn.Module) -> dict[str, Any]:
-    """The settings of a call of `F.conv2d`, whose kernel is that of its weight."""
-    settings = dict(zip(CONVOLUTION_ARGUMENTS, node.args, strict=False)) | node.kwargs
-    weight = settings["weight"]
-    if not isinstance(weight, fx.Node) or weight.op != "get_attr":
-        raise InputError(f"performer.arch: the kernel of {node.name} is computed, so its receptive field is not known")
-    return {"stride": 1} | settings | {"kernel_size": tuple(network.get_parameter(str(weight.target)).shape[2:])}
+def _takes_whole_maps(node: Node) -> bool:
+    """Whether an indexing takes whole maps, `x[:, 0]` or `x[:, :8, :, :]`, and so moves nothing."""
+    index = node.args[1]
+    return isinstance(index, tuple) and all(part == slice(None) for part in index[2:])
 
 
 def _windowed(field: ReceptiveField, window: dict[str, Any], axis: int) -> ReceptiveField:

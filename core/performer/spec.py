@@ -1,16 +1,26 @@
-"""Where a performer's feature, pooling and targets lie: module paths, known for the paper's networks."""
+"""Where a performer's feature, pooling and targets lie: module paths, given or found."""
 
 from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from paraphrase.core.config import PerformerConfig
 from paraphrase.core.errors import InputError
-from paraphrase.core.performer.graph import ends_in_relu
+from paraphrase.core.performer.graph import INPUT, Graph, trace
+from paraphrase.core.performer.layers import (
+    activation_after,
+    find_feature,
+    find_layers,
+    module_path,
+    never_negative,
+    pooling_between,
+)
+from paraphrase.core.performer.receptive_field import field_at
+from paraphrase.core.pooling import pooling_of
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -26,7 +36,7 @@ class Spec:
     feature: str
     """Module path of the feature layer."""
     pool: list[str]
-    """Module paths between feature layer and first target: the performer's last pooling."""
+    """Between feature layer and first target, the performer's last pooling: module paths, and words of `pooling_of`."""
     targets: list[str]
     """Module paths of the two target layers."""
     decoder_init: list[str]
@@ -37,71 +47,147 @@ class Spec:
     """Standard deviation of each colour channel, divided by."""
     target_relu: list[bool] = field(default_factory=lambda: [True, True])
     """Whether a target cannot be negative, so that fc-dec ends in a ReLU."""
+    activation: str = ""
+    """Between the second target and the last layer; empty: none."""
     arguments: dict[str, Any] = field(default_factory=dict)
     """Of the factory, where the architecture is one."""
+    head: list[int] = field(default_factory=list)
+    """Widths of fully connected layers in the place of the network's own last one."""
 
 
-_CHAINED = {"targets": ["classifier.1", "classifier.4"], "decoder_init": ["classifier.0", "classifier.3"]}
-_RESNET = {"feature": "layer4", "pool": ["avgpool"], "targets": ["avgpool", "fc"], "decoder_init": ["identity", "fc"]}
-_CONVNEXT = {
-    "feature": "features.7",
-    "pool": ["avgpool", "classifier.0"],
-    "targets": ["classifier.0", "classifier.2"],
-    "decoder_init": ["identity", "classifier.2"],
-}
-KNOWN: dict[str, dict] = {
-    "small": {"input_size": 112, "feature": "features.16", "pool": ["features.17", "avgpool"], **_CHAINED},
-    "vgg_m": {"input_size": 224, "feature": "features.13", "pool": ["features.14", "avgpool"], **_CHAINED},
-    "vgg_s": {"input_size": 224, "feature": "features.12", "pool": ["features.13", "avgpool"], **_CHAINED},
-    "alexnet": {
-        "input_size": 224,
-        "feature": "features.11",
-        "pool": ["features.12", "avgpool"],
-        "targets": ["classifier.2", "classifier.5"],
-        "decoder_init": ["classifier.1", "classifier.4"],
-    },
-    "vgg16": {"input_size": 224, "feature": "features.29", "pool": ["features.30", "avgpool"], **_CHAINED},
-    **{f"resnet{depth}": {"input_size": 224, **_RESNET} for depth in (18, 34, 50, 101, 152)},
-    **{f"resnext{kind}": {"input_size": 224, **_RESNET} for kind in ("50_32x4d", "101_32x8d", "101_64x4d")},
-    **{f"wide_resnet{depth}_2": {"input_size": 224, **_RESNET} for depth in (50, 101)},
-    **{f"convnext_{size}": {"input_size": 224, **_CONVNEXT} for size in ("tiny", "small", "base", "large")},
-}
-"""What is known of each architecture."""
+FIELDS = ("feature", "pool", "targets", "decoder_init")
+"""Of `performer`, that say which layers are read."""
+TIMM = "timm:"
+"""What the names of timm's networks begin with."""
+OWN_SIZES = {"small": 112}
+"""Sides of the square crops of networks that are not torchvision's, where not 224 pixels."""
 
 
-def known_input_size(arch: str) -> int:
-    """The architecture's own side of the square crop, in pixels."""
-    return KNOWN.get(arch, {}).get("input_size", 224)
+class Published(NamedTuple):
+    """How the images were made on which an architecture's published weights were trained."""
+
+    size: int = 224
+    """Side of the square crop in pixels."""
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    """Mean of each colour channel."""
+    std: tuple[float, ...] = IMAGENET_STD
+    """Standard deviation of each colour channel."""
+
+
+def published(arch: str) -> Published:
+    """What torchvision or timm know of an architecture's weights; ImageNet's usual values for all others."""
+    if arch.startswith(TIMM):
+        settings = timm_of(arch).get_pretrained_cfg(arch.removeprefix(TIMM))
+        return Published(settings.input_size[-1], tuple(settings.mean), tuple(settings.std)) if settings else Published()
+    if arch in OWN_SIZES or ":" in arch:
+        return Published(OWN_SIZES.get(arch, 224))
+    import torchvision
+
+    if arch not in torchvision.models.list_models(torchvision.models):
+        return Published()
+    transforms = torchvision.models.get_model_weights(arch).DEFAULT.transforms()
+    crop = transforms.crop_size
+    size = int(crop[0] if isinstance(crop, list | tuple) else crop)
+    return Published(size, tuple(map(float, transforms.mean)), tuple(map(float, transforms.std)))
+
+
+def timm_of(arch: str) -> Any:
+    """The package timm, an extra.
+
+    Raises:
+        InputError: if it is not installed, or has no such network.
+    """
+    try:
+        import timm
+    except ModuleNotFoundError:
+        raise InputError(f"performer.arch: {arch} needs timm: pip install 'paraphrase[timm]'") from None
+    name = arch.removeprefix(TIMM)
+    if not timm.is_model(name):
+        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), 3))
+        raise InputError(f"performer.arch: timm has no {name}" + (f"; nearest: {near}" if near else ""))
+    return timm
 
 
 def resolve_spec(config: PerformerConfig, network: nn.Module) -> Spec:
-    """The module paths of a performer, from the configuration or what is known of the architecture.
+    """How a network is read: as the configuration says, and where it says nothing, as a run of the network tells.
 
     Raises:
-        InputError: if a path is missing or the network has no such module.
+        InputError: if the network has no such module, or its layers cannot be found and are not given.
     """
-    known = KNOWN.get(config.arch, {})
-    values = {}
-    for name in ("feature", "pool", "targets", "decoder_init"):
-        value = getattr(config, name)
-        if value is None and name not in known:
-            raise InputError(f"performer.{name}: must be given for {config.arch}, of which no layers are known")
-        values[name] = known[name] if value is None else value
+    arch, known = config.arch, published(config.arch)
+    size = config.input_size or known.size
+    given: dict[str, Any] = {name: value for name in FIELDS if (value := getattr(config, name)) is not None}
+    _check_paths(given, network, arch)
+    graph = trace(network, size)
+    values = _complete(given, graph, arch)
+    places = [graph.at(path) for path in values["targets"]]
+    for i, (path, place) in enumerate(zip(values["targets"], places, strict=True)):
+        if place is None:
+            raise InputError(f"performer.targets.{i}: {path} gives no tensor when {arch} classifies")
+    made = [place for place in places if place is not None]
+    return Spec(
+        arch=arch,
+        input_size=size,
+        target_relu=[never_negative(graph, place) for place in made],
+        activation=activation_after(graph, made[1]),
+        mean=known.mean if config.mean is None else tuple(config.mean),
+        std=known.std if config.std is None else tuple(config.std),
+        arguments=config.arguments,
+        head=config.head,
+        **values,
+    )
+
+
+def _complete(given: dict[str, Any], graph: Graph, arch: str) -> dict[str, Any]:
+    """The fields that are not given, found."""
+    if "targets" in given and "decoder_init" in given:
+        values = {"feature": given.get("feature") or find_feature(graph, arch)} | given
+    else:
+        values = vars(find_layers(graph, arch)) | given
+    if "pool" not in given and ("feature" in given or "pool" not in values):
+        place = graph.at(values["feature"])
+        if place is None:
+            raise InputError(f"performer.feature: {values['feature']} gives no tensor when {arch} classifies")
+        if len(shape := graph.nodes[place].shape) != 4:
+            raise InputError(f"performer.feature: {values['feature']} gives {shape[1:]}, not maps C x n x n")
+        values["pool"] = pooling_between(graph, place, arch)
+    return {name: values[name] for name in FIELDS}
+
+
+def _check_paths(given: dict[str, Any], network: nn.Module, arch: str) -> None:
+    """Every given path names a module of the network."""
     modules = dict(network.named_modules())
-    for name, value in values.items():
+    for name, value in given.items():
         paths = {f"performer.{name}": value} if isinstance(value, str) else {}
         paths = paths or {f"performer.{name}.{i}": path for i, path in enumerate(value)}
         for where, path in paths.items():
-            if path not in modules and not (name == "decoder_init" and path == "identity"):
+            word = path == "identity" if name == "decoder_init" else name == "pool" and pooling_of(path) is not None
+            if not word and path.removesuffix(INPUT) not in modules:
                 near = ", ".join(difflib.get_close_matches(path, modules, 3)) or ", ".join(list(modules)[1:4])
-                raise InputError(f"{where}: {config.arch} has no module {path}; nearest: {near}")
+                raise InputError(f"{where}: {arch} has no module {path}; nearest: {near}")
     for name in ("targets", "decoder_init"):
-        if len(values[name]) != 2:
-            raise InputError(f"performer.{name}: expected two module paths, got {len(values[name])}")
-    relu = [isinstance(modules[path], nn.ReLU) for path in values["targets"]]
-    if values["decoder_init"][0] == "identity":  # the pooled feature: as non-negative as the feature itself
-        only_pools = not any(isinstance(modules[path], nn.LayerNorm) for path in values["pool"])
-        relu[0] = only_pools and ends_in_relu(network, values["feature"])
-    size = config.input_size or known_input_size(config.arch)
-    scale: dict[str, Any] = {k: tuple(value) for k in ("mean", "std") if (value := getattr(config, k)) is not None}
-    return Spec(arch=config.arch, input_size=size, target_relu=relu, arguments=config.arguments, **values, **scale)
+        if name in given and len(given[name]) != 2:
+            raise InputError(f"performer.{name}: expected two module paths, got {len(given[name])}")
+
+
+def candidates(config: PerformerConfig, network: nn.Module) -> list[list[str]]:
+    """The last layer of each size of maps on the way to the answer: path, C x n x n, stride and field in pixels.
+
+    A layer whose field is not known says so in place of it.
+    """
+    graph = trace(network, config.input_size or published(config.arch).size)
+    last: dict[tuple[int, ...], tuple[str, int]] = {}
+    for number in sorted(graph.before(graph.answer)):
+        shape, name = graph.nodes[number].shape, module_path(graph, number)
+        if name and len(shape) == 4 and min(shape[2:]) > 1 and graph.nodes[number].name != "pad":
+            last[shape[2:]] = name, number
+    rows = []
+    for name, number in sorted(last.values(), key=lambda found: found[1]):
+        shape = graph.nodes[number].shape
+        try:
+            field = field_at(graph, number, name)
+            about = [f"{field.stride:g}", f"{field.size:g}"]
+        except InputError as error:
+            about = ["-", str(error).partition(": ")[2]]
+        rows.append([name, " x ".join(map(str, shape[1:])), *about])
+    return rows

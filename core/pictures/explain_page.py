@@ -16,6 +16,7 @@ from torch import Tensor
 from paraphrase.core.data.records import FORMATS, Record, crop, cut, to_rgb
 from paraphrase.core.errors import InputError
 from paraphrase.core.features.build import cache_key
+from paraphrase.core.features.cache import FeatureCache
 from paraphrase.core.measure.attribution import (
     NO_PART,
     OTHERS,
@@ -152,7 +153,7 @@ def explain_test(subject: Subject) -> Averages:
 
 def draw_image(subject: Subject, explained: Explained, out: Path) -> Path:
     """Draw the page of one picture to a PNG file."""
-    name = subject.cache.meta["categories"][int(explained.labels)]
+    name = subject.cache.class_name(int(explained.labels))
     return _draw_page(
         subject, explained, {s: average(v) for s, v in explained.shares.items()}, f"shares of the answer {name}", out
     )
@@ -187,7 +188,7 @@ def _draw_page(subject: Subject, explained: Explained, means: dict[str, Average]
     )
     colours = _colours(explained.groups)
     for i in range(len(explained.images)):
-        _draw_row(axes[0], i, explained, columns, colours, subject.cache.meta)
+        _draw_row(axes[0], i, explained, columns, colours, subject.cache)
     axes[0].set_xlim(0, across)  # after the images, which set limits of their own
     axes[0].set_ylim(height, 0)
     axes[0].set_axis_off()
@@ -285,10 +286,10 @@ def names_by_share(groups: dict[str, Groups], means: dict[str, Average]) -> list
 
 
 def _draw_row(
-    axis: Any, row: int, explained: Explained, columns: list[str], colours: dict[str, Any], meta: dict[str, Any]
+    axis: Any, row: int, explained: Explained, columns: list[str], colours: dict[str, Any], cache: FeatureCache
 ) -> None:
     """One image: the picture, and beside it a line of heat maps for each side, each map on a scale of its own."""
-    said = [f"{side}: {_answer(explained.probabilities[side][row], meta)}" for side in reversed(SIDES)]
+    said = [f"{side}: {_answer(explained.probabilities[side][row], cache)}" for side in reversed(SIDES)]
     _tile(axis, np.asarray(explained.pictures[row]), 0, ROW * row, 2.2, "\n".join(said))
     image = explained.images[row]
     pixels = tuple(max(1, round(PIXELS * side / max(image.size))) for side in image.size)
@@ -296,12 +297,12 @@ def _draw_row(
         y = ROW * row + 1.3 * line
         maps, names = explained.maps[side][row], explained.groups[side].names
         heat = (maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-12)).numpy()
-        _tile(axis, overlay(image, heat[0], meta, pixels), 2.4, y, 1, f"{side}: all")
+        _tile(axis, overlay(image, heat[0], cache.meta, pixels), 2.4, y, 1, f"{side}: all")
         for column, name in enumerate(columns):
             if name not in names or not (share := float(explained.shares[side][row, g := names.index(name)])) >= NOTHING:
                 continue
             text = f"{name} {share:.2f}"
-            _tile(axis, overlay(image, heat[g + 1], meta, pixels), 3.44 + 1.04 * column, y, 1, text, colours[name])
+            _tile(axis, overlay(image, heat[g + 1], cache.meta, pixels), 3.44 + 1.04 * column, y, 1, text, colours[name])
 
 
 def _tile(axis: Any, picture: Any, x: float, y: float, side: float, text: str, colour: Any = None) -> None:
@@ -344,9 +345,9 @@ def _place(subject: Subject, image: int, peak: list[float]) -> Any:
     return whole.resize((PIXELS, PIXELS), box=(left, top, left + side, top + side))
 
 
-def _answer(probabilities: Tensor, meta: dict[str, Any]) -> str:
+def _answer(probabilities: Tensor, cache: FeatureCache) -> str:
     best = int(probabilities.argmax())
-    return f"{meta['categories'][best]} {float(probabilities[best]):.2f}"
+    return f"{cache.class_name(best)} {float(probabilities[best]):.2f}"
 
 
 def _draw_bars(axis: Any, title: str, groups: dict[str, Groups], means: dict[str, Average], colours: dict[str, Any]) -> None:

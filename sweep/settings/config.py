@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from paraphrase.core.config import Config, from_mapping, read_yaml, set_path, to_mapping
 from paraphrase.core.errors import InputError
+from paraphrase.core.foreign import look_in
 from paraphrase.core.measure.metrics import DETAILS, EACH_PART, KEYS, metric_of
 from paraphrase.core.objective.terms import LOSS_KEYS
 from paraphrase.core.schema import RULES, Real, Whole
@@ -148,6 +149,7 @@ def load_sweep(file: str | Path, overrides: Iterable[str] = (), name: str | None
         InputError: names the file or the field by its full path, and what would be right.
     """
     changes = dict(_parsed(text) for text in overrides)
+    look_in(Path(file).parent)
     return sweep_of(read_yaml(file), changes, name, Path(file))
 
 

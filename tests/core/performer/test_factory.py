@@ -15,6 +15,7 @@ from paraphrase.core.data.records import Record
 from paraphrase.core.errors import InputError
 from paraphrase.core.performer import load_performer, obtain_performer, performer_fingerprint
 from paraphrase.core.performer.fit import fit_folder
+from paraphrase.core.performer.performer import build_network
 
 SOURCE = """
 from torch import nn
@@ -112,6 +113,67 @@ def test_a_factory_that_gives_no_network_is_named(mine: str, noise: Dataset, fac
     with pytest.raises(InputError, match=message) as caught:
         obtain_performer(configuration(f"{mine}:{factory}", f"performer.arguments={arguments}"), noise, progress=False)
     assert str(caught.value).startswith(f"performer.arch: {mine}:{factory}") and "\n" not in str(caught.value)
+
+
+def test_a_network_that_is_used_as_it_is_keeps_its_weights_and_classes(
+    mine: str, noise: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configuration(f"{mine}:net", "performer.fit.epochs=0")
+    performer, about = obtain_performer(config, noise, progress=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.performer.fit.seed)
+        start = type(performer.network)(8)
+    for (name, value), kept in zip(start.state_dict().items(), performer.network.state_dict().values(), strict=True):
+        assert torch.equal(value, kept), name
+    assert (about["classes"], about["class_of"], about["accuracy"]) == (1000, None, None)
+    assert "which of its 1000 classes are the data's categories is not known" in capsys.readouterr().err
+    config.performer.classes = [7, 900]
+    other, about = obtain_performer(config, noise, progress=False)
+    assert about["class_of"] == [7, 900] and about["accuracy"] == 0.0  # of random weights, in 1000 classes
+    assert performer_fingerprint(other) == performer_fingerprint(performer)
+    for classes, message in (
+        ([7], "expected one for each of the 2"),
+        ([7, 1000], "there is no number 1000"),
+        ([7, "b"], "names no"),
+    ):
+        config.performer.classes = classes  # type: ignore[assignment]
+        with pytest.raises(InputError, match=f"performer.classes.*{message}"):
+            obtain_performer(config, noise, progress=False)
+
+
+def test_random_weights_are_not_used_as_they_are(noise: Dataset) -> None:
+    config = load_config(None, ["performer.input_size=32", "performer.fit.epochs=0"])
+    with pytest.raises(InputError, match=r"performer.fit.epochs: 0 leaves the weights at random; give performer.weights"):
+        obtain_performer(config, noise, progress=False)
+
+
+def test_a_checkpoint_is_used_with_its_own_number_of_classes(mine: str, noise: Dataset, tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        network = build_network("resnet18", 7)
+    torch.save({"state_dict": {f"model.{k}": v for k, v in network.state_dict().items()}}, tmp_path / "mine.ckpt")
+    file = f"performer.weights={tmp_path / 'mine.ckpt'}"
+    config = load_config(None, ["performer.arch=resnet18", "performer.input_size=64", "performer.fit.epochs=0", file])
+    performer, about = obtain_performer(config, noise, progress=False)
+    assert about["classes"] == 7 and performer.network.fc.out_features == 7
+    assert all(torch.equal(v, performer.network.state_dict()[k]) for k, v in network.state_dict().items())
+
+
+def test_a_head_of_fc6_and_fc7_is_fitted_on_a_frozen_trunk(mine: str, noise: Dataset) -> None:
+    config = load_config(None, ["performer.arch=resnet18", "performer.input_size=64", "performer.head=[24,16]"])
+    config.performer.fit.epochs, config.performer.fit.batch_size, config.performer.fit.learning_rate = 40, 8, 0.01
+    config.train.device = "cpu"
+    performer, about = obtain_performer(config, noise, progress=False)
+    assert performer.spec.targets == ["fc.1", "fc.3"] and performer.spec.decoder_init == ["fc.0", "fc.2"]
+    assert [layer.out_features for layer in performer.network.fc if isinstance(layer, torch.nn.Linear)] == [24, 16, 2]
+    with torch.random.fork_rng():
+        torch.manual_seed(config.performer.fit.seed)
+        start = build_network("resnet18", 2, head=[24, 16])
+    changed = {k for k, v in start.state_dict().items() if not torch.equal(v, performer.network.state_dict()[k])}
+    assert changed == {f"fc.{i}.{k}" for i in (0, 2, 4) for k in ("weight", "bias")}  # no averages of batch norms either
+    assert about["train_accuracy"] > 0.75  # sixteen pictures of noise, by heart, in random views
+    again, _ = load_performer(Path(about["folder"]))
+    assert performer_fingerprint(again) == performer_fingerprint(performer)
 
 
 def test_a_module_that_cannot_be_imported_is_named(mine: str, noise: Dataset, tmp_path: Path) -> None:

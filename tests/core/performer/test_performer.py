@@ -171,12 +171,12 @@ def test_any_classifier_is_read_by_its_module_paths() -> None:
         ({"arch": "alexnet", "feature": "features.99"}, "performer.feature: alexnet has no module features.99; nearest: fe"),
         ({"arch": "alexnet", "targets": ["classifier.2"]}, "performer.targets: expected two module paths, got 1"),
         ({"arch": "alexnet", "pool": ["avgpol"]}, "performer.pool.0: alexnet has no module avgpol; nearest: avgpool"),
-        ({"arch": "alexnet", "input_size": 32}, "performer.input_size: alexnet cannot take 32 px"),
+        ({"arch": "alexnet", "input_size": 32}, "performer.input_size: AlexNet cannot take 32 px"),
         ({"arch": "alexnet", "feature": "classifier.2"}, "performer.feature: classifier.2 gives .4096,., not maps C x n x n"),
-        ({"arch": "mobilenet_v2"}, "performer.feature: must be given for mobilenet_v2"),
+        ({"arch": "vit_b_16"}, "performer.targets: the layers of vit_b_16 branch at add in encoder.layers.encoder_layer_0"),
         ({"arch": "alexnett"}, "performer.arch: unknown alexnett"),
         ({"arch": "fcn_resnet50"}, "performer.arch: unknown fcn_resnet50"),
-        ({"arch": "squeezenet1_0"}, "performer.arch: SqueezeNet has no linear last layer"),
+        ({"arch": "squeezenet1_0"}, "performer.arch: squeezenet1_0 has no linear layer after its last pooling"),
     ],
     ids=lambda value: "" if isinstance(value, str) else "-".join(map(str, value.values())),
 )
@@ -189,7 +189,7 @@ def test_wrong_configurations_are_named(changes: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"targets": ["classifier.1", "classifier.3"]}, "does not turn classifier.3 into the logits"),
+        ({"targets": ["classifier.1", "classifier.0"]}, "does not turn classifier.0 into the logits"),
         ({"targets": ["classifier.1", "features.17"]}, "features.17 gives .* name the layer before the last"),
         ({"decoder_init": ["identity", "classifier.3"]}, "classifier.1 is not the feature pooled by performer.pool"),
     ],

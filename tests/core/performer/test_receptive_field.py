@@ -10,11 +10,15 @@ from torch.nn import functional as F
 from paraphrase.core.errors import InputError
 from paraphrase.core.performer.performer import build_network
 from paraphrase.core.performer.receptive_field import ReceptiveField, receptive_field
-from paraphrase.core.performer.spec import KNOWN
 
-ALL = ["small", "alexnet", "vgg_m", "vgg_s", "vgg16", "resnet18", "convnext_tiny"]
-LAYERS = [(arch, KNOWN[arch]["feature"]) for arch in ALL] + [
+FEATURES = {
+    **{"small": "features.16", "alexnet": "features.11", "vgg_m": "features.13", "vgg_s": "features.12", "vgg16": "features.29"},
+    **{"resnet18": "layer4", "convnext_tiny": "features"},
+}
+LAYERS = [
+    *FEATURES.items(),
     ("resnet50", "layer3"),
+    ("shufflenet_v2_x0_5", "stage3"),  # shuffled channels
     ("densenet121", "features.transition1"),
     ("inception_v3", "Mixed_6a"),  # functional poolings, and branches of different size that agree in their centres
 ]
@@ -75,7 +79,7 @@ def test_field_is_the_support_of_the_gradient(arch: str, layer: str) -> None:
 )
 def test_fields_of_the_papers_networks_worked_out_by_hand(arch: str, field: ReceptiveField) -> None:
     with torch.device("meta"):
-        assert receptive_field(build_network(arch, 2), KNOWN[arch]["feature"]) == field
+        assert receptive_field(build_network(arch, 2), FEATURES[arch]) == field
 
 
 def test_a_single_pixel_is_centred_in_its_middle() -> None:
@@ -94,9 +98,8 @@ def test_a_single_pixel_is_centred_in_its_middle() -> None:
 def test_odd_windows_agree_with_gradients(layers: list[nn.Module]) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(*layers).double()
-    last = str(len(layers) - 1)
-    field = receptive_field(network, last)
     widened = nn.Sequential(nn.Conv2d(3, 1, 1).double(), *network)
+    field = receptive_field(widened, str(len(layers)))
     for axis in (0, 1):
         spans = [support(widened, str(len(layers)), axis, 60, 40, 5) for _ in range(20)]
         first, last_pixel = min(s[0] for s in spans), max(s[1] for s in spans)
@@ -153,8 +156,8 @@ class Crooked(nn.Module):
         return self.left(images) + self.right(images)[:, :, 1:, 1:]
 
 
-class Unfit(nn.Module):
-    """Branches of different centre, without the crop that would hide it."""
+class Shortcut(nn.Module):
+    """Branches of different centre, as a shortcut that pools has (ResNet-D)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,17 +167,39 @@ class Unfit(nn.Module):
         return self.left(images) + self.right(images)
 
 
+class Strides(nn.Module):
+    """Branches whose cells lie at different distances."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(3, 3, 113), nn.Conv2d(3, 3, 3, stride=2, padding=1)  # both 112 of 224
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fine(images) + self.coarse(images)
+
+
+def test_a_sum_sees_all_that_its_branches_see() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 3, 3), Shortcut()).double()
+    field = receptive_field(network, "1")
+    for axis in (0, 1):
+        spans = [support(network, "1", axis, 40, 40, 5) for _ in range(20)]
+        first, last = min(s[0] for s in spans), max(s[1] for s in spans)
+        assert (first + last + 1) / 2 == field.start + 5 * field.stride
+        assert last + 1 - first == field.size
+
+
 @pytest.mark.parametrize(
     ("network", "layer", "message"),
     [
-        (nn.Sequential(Unfit()), "0", "different receptive-field centres"),
+        (nn.Sequential(Strides()), "0", "different strides meet at add in 0"),
         (nn.Sequential(Crooked()), "0", "getitem"),
-        (nn.Sequential(nn.Conv2d(3, 3, 3), nn.Upsample(scale_factor=2)), "1", "Upsample"),
+        (nn.Sequential(nn.Conv2d(3, 3, 3), nn.Upsample(scale_factor=2)), "1", "after Upsample .interpolate. in 1 is not known"),
         (nn.Sequential(nn.ConvTranspose2d(3, 3, 2)), "0", "ConvTranspose2d"),
         (nn.Sequential(nn.Conv2d(3, 3, 3), nn.AdaptiveAvgPool2d(1)), "1", "after a global pooling"),
         (nn.Sequential(nn.Conv2d(3, 3, (3, 5))), "0", "differently along rows and columns"),
     ],
-    ids=["centres", "crop", "upsampling", "transposed", "global", "oblong"],
+    ids=["strides", "crop", "upsampling", "transposed", "global", "oblong"],
 )
 def test_fields_that_are_not_known_are_errors(network: nn.Module, layer: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:

@@ -48,14 +48,14 @@ def numbers(training: Training) -> list[dict[str, float]]:
     return [{k: v for k, v in entry.items() if k not in ("seconds", "timestamp")} for entry in training.history]
 
 
-@pytest.mark.parametrize(("replicates", "precision"), [(1, "bfloat16"), (2, "float32")])
+@pytest.mark.parametrize(("replicates", "precision", "epochs"), [(1, "bfloat16", 2), (2, "float32", 4)])
 def test_resumed_run_ends_bit_for_bit_like_one_that_never_stopped(
-    tiny: Config, tiny_cache: FeatureCache, tmp_path: Path, precision: str, replicates: int
+    tiny: Config, tiny_cache: FeatureCache, tmp_path: Path, precision: str, replicates: int, epochs: int
 ) -> None:
-    config = configured(tiny, precision=precision, replicates=replicates)
-    whole = trained(Training(config, tiny_cache), 4)
-    trained(Training(config, tiny_cache), 2).save(tmp_path)
-    resumed = trained(Training.load(tmp_path, config, tiny_cache), 2)
+    config = configured(tiny, precision=precision, replicates=replicates, epochs=epochs)
+    whole = trained(Training(config, tiny_cache), epochs)
+    trained(Training(config, tiny_cache), epochs // 2).save(tmp_path)
+    resumed = trained(Training.load(tmp_path, config, tiny_cache), epochs // 2)
     assert resumed.finished and numbers(resumed) == numbers(whole)
     for (name, a), b in zip(whole.explainer.state_dict().items(), resumed.explainer.state_dict().values(), strict=True):
         assert torch.equal(a, b), name

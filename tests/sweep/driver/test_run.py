@@ -109,9 +109,9 @@ def check_record(home: Path, name: str, trials: int, epochs: int = EPOCHS) -> di
 
 
 def test_killed_driver_and_killed_worker_cost_nothing_but_time(home: Path, tmp_path: Path) -> None:
-    epochs = 10
+    epochs = 8
     base = SMALL | {"train": {"epochs": epochs, "batch_size": 16}, "explainer": {"interp_widths": [8]}}
-    file = write(tmp_path, "killed", base=base, trials=3, resources={"concurrency": 2})
+    file = write(tmp_path, "killed", base=base, trials=2, resources={"concurrency": 2})
     trials = home / "sweeps" / "killed" / "trials"
     driver = subprocess.Popen(command("sweep", "run", str(file)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until(lambda: list(trials.glob("*/checkpoint/checkpoint.safetensors")), driver)
@@ -123,8 +123,8 @@ def test_killed_driver_and_killed_worker_cost_nothing_but_time(home: Path, tmp_p
         os.kill(until(lambda: workers(driver.pid), driver)[0], signal.SIGKILL)
         assert driver.wait(PATIENCE) == 0
     assert "it goes on from its last finished epoch" in log.read_text()
-    shown = check_record(home, "killed", 3, epochs)
-    assert shown["trials"]["complete"] == 3 and shown["pareto"] and shown["seconds"] > 0
+    shown = check_record(home, "killed", 2, epochs)
+    assert shown["trials"]["complete"] == 2 and shown["pareto"] and shown["seconds"] > 0
     assert "location_instability" in shown["performer"]
 
 
@@ -273,8 +273,8 @@ def test_trials_that_share_a_batch_end_as_trials_of_their_own(home: Path, tmp_pa
 
 
 def test_a_killed_driver_goes_on_with_its_batches(home: Path, tmp_path: Path, ray_here: str) -> None:
-    file = arms_sweep(tmp_path, "batches", seeds=3, masks=("none",))
-    epochs = 10
+    file = arms_sweep(tmp_path, "batches", masks=("none",))
+    epochs = 8
 
     def trained(size: int) -> bool:
         """Whether a batch of this size has a checkpoint."""
@@ -283,29 +283,28 @@ def test_a_killed_driver_goes_on_with_its_batches(home: Path, tmp_path: Path, ra
         return bool(begun) and any(len(batch) == size and batch[0] in begun for batch in batches("batches"))
 
     arguments = ["run", str(file), f"base.train.epochs={epochs}", "resources.trials_per_batch=1"]
-    for size in (1, 4):
+    for size in (1, 2):
         driver = subprocess.Popen(command("sweep", *arguments), stderr=subprocess.DEVNULL)
         until(lambda size=size: trained(size), driver)
         driver.kill()
         driver.wait()
-        arguments = ["resume", "batches", "resources.trials_per_batch=4"]
+        arguments = ["resume", "batches", "resources.trials_per_batch=2"]
     resumed = paraphrase_here("sweep", "resume", "batches")
     assert resumed.returncode == 0, resumed.stderr
-    check_record(home, "batches", 6, epochs)
-    sizes = set(map(len, batches("batches")))
-    assert 1 in sizes and 4 in sizes  # what began alone went on alone
+    check_record(home, "batches", 4, epochs)
+    assert Counter(map(len, batches("batches"))) == {1: 2, 2: 1}  # what began alone went on alone
 
 
 def test_a_batch_whose_worker_died_too_often_is_tried_trial_by_trial(home: Path, tmp_path: Path) -> None:
-    epochs = 12
-    space = {"loss.eta": {"type": "categorical", "choices": [0.3, 0.6, 1.0]}}
-    file = write(tmp_path, "died", space=space, sampler="grid", trials=3, resources={"trials_per_batch": 3}, max_retries=0)
+    epochs = 8
+    space = {"loss.eta": {"type": "categorical", "choices": [0.3, 1.0]}}
+    file = write(tmp_path, "died", space=space, sampler="grid", trials=2, resources={"trials_per_batch": 2}, max_retries=0)
     driver = subprocess.Popen(command("sweep", "run", str(file), f"base.train.epochs={epochs}"), stderr=subprocess.DEVNULL)
     until(lambda: list((home / "sweeps" / "died" / "trials").glob("*/checkpoint/*.safetensors")), driver)
     os.kill(until(lambda: workers(driver.pid), driver)[0], signal.SIGKILL)
     assert driver.wait(PATIENCE) == 0
-    assert check_record(home, "died", 3, epochs)["trials"]["complete"] == 3
-    assert batches("died") == {(0,), (1,), (2,)}
+    assert check_record(home, "died", 2, epochs)["trials"]["complete"] == 2
+    assert batches("died") == {(0,), (1,)}
 
 
 def test_batches_keep_to_the_budget(home: Path, tmp_path: Path, ray_here: str) -> None:
@@ -321,10 +320,10 @@ def test_where_a_cluster_has_gpus_the_size_of_a_batch_is_measured_once(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", json.dumps({"GPU": 1}))  # Ray places by it; torch trains on what there is
-    file = arms_sweep(tmp_path, "measured", seeds=4, masks=("none",))
+    file = arms_sweep(tmp_path, "measured", masks=("none",))
     ran = paraphrase("sweep", "run", str(file))
     assert ran.returncode == 0, ran.stderr
-    check_record(home, "measured", 8)
+    check_record(home, "measured", 4)
     sweep = read_sweep("measured")
     taken = open_study(sweep, storage_url(sweep)).user_attrs[SECONDS_IN_BATCH]
     assert list(taken) == ["1", "2", "4", "8"] and all(0 < seconds < 60 for seconds in taken.values())

@@ -8,6 +8,12 @@ from torch import Tensor, nn
 
 from paraphrase.core.errors import InputError
 
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    **{"relu": nn.ReLU, "relu6": nn.ReLU6, "gelu": nn.GELU, "silu": nn.SiLU, "hardswish": nn.Hardswish},
+    **{"tanh": nn.Tanh, "leaky_relu": nn.LeakyReLU, "elu": nn.ELU, "mish": nn.Mish},
+}
+"""Those between the feature and the logits, by the names of their functions."""
+
 
 class ChannelNorm(nn.Module):
     """Layer norm over the channels of (B, C, n, n) maps, as ConvNeXt has it before its last layer."""
@@ -46,6 +52,11 @@ def describe_module(module: nn.Module) -> list[dict[str, Any]]:
         return [{"kind": kind, **{k: getattr(module, k) for k in keys}}]
     if isinstance(module, nn.AdaptiveAvgPool2d):
         return [{"kind": "adaptive_avg", "output_size": module.output_size}]
+    for kind, activation in ACTIVATIONS.items():
+        if type(module) is activation:
+            return [{"kind": kind}]
+    if isinstance(module, nn.AdaptiveMaxPool2d):
+        return [{"kind": "adaptive_max", "output_size": module.output_size}]
     if isinstance(module, nn.LayerNorm):
         values = {"weight": module.weight.tolist(), "bias": module.bias.tolist(), "eps": module.eps}
         return [{"kind": "channel_norm", **values}]
@@ -54,5 +65,23 @@ def describe_module(module: nn.Module) -> list[dict[str, Any]]:
 
 def build_module(description: list[dict[str, Any]]) -> nn.Module:
     """The pooling that `describe_module` described."""
-    kinds = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d, "adaptive_avg": nn.AdaptiveAvgPool2d, "channel_norm": ChannelNorm}
+    kinds = ACTIVATIONS | {"max": nn.MaxPool2d, "avg": nn.AvgPool2d, "channel_norm": ChannelNorm}
+    kinds |= {"adaptive_avg": nn.AdaptiveAvgPool2d, "adaptive_max": nn.AdaptiveMaxPool2d}
     return nn.Sequential(*(kinds[d["kind"]](**{k: v for k, v in d.items() if k != "kind"}) for d in description))
+
+
+def pooling_of(word: str) -> nn.Module | None:
+    """The module that a word of `performer.pool` means; None for the path of a module.
+
+    Words: `mean` and `max` over all places, `max:K:S:P` and `avg:K:S:P` with kernel, stride and padding, and activations by
+    name (`relu`).
+    """
+    if word in ("mean", "max"):
+        return nn.AdaptiveAvgPool2d(1) if word == "mean" else nn.AdaptiveMaxPool2d(1)
+    if word in ACTIVATIONS:
+        return ACTIVATIONS[word]()
+    kind, *numbers = word.split(":")
+    if kind in ("max", "avg") and len(numbers) == 3 and all(n.isdigit() for n in numbers):
+        kernel, stride, padding = map(int, numbers)
+        return nn.MaxPool2d(kernel, stride, padding) if kind == "max" else nn.AvgPool2d(kernel, stride, padding)
+    return None
