@@ -124,9 +124,11 @@ class PerformerConfig:
     input_size: Annotated[Whole, Field(ge=16, le=2048)] | None = None
     """Side of the square crop in pixels; empty: the architecture's own."""
     mean: list[Real] | None = Field(default=None, min_length=3, max_length=3)
-    """Mean of each colour channel that is taken off, of pixels in [0, 1]; empty: ImageNet's."""
+    """Mean of each colour channel that is taken off, of pixels in [0, 1]; empty: that of the published weights, or ImageNet's."""
     std: list[Annotated[Real, Field(gt=0.0)]] | None = Field(default=None, min_length=3, max_length=3)
-    """Standard deviation of each colour channel that is divided by; empty: ImageNet's."""
+    """Standard deviation of each colour channel that is divided by; empty: that of the published weights, or ImageNet's."""
+    interpolation: Literal["bilinear", "bicubic", "lanczos", "nearest", "box", "hamming"] | None = None
+    """How crops are resized to `input_size`; empty: as for the published weights, or bilinear."""
     feature: str | None = None
     """Module path of the feature layer (top conv-layer after its ReLU); `PATH:input` is what a module takes. Empty: found, as the
     other layers are; `paraphrase performer layers` shows them."""

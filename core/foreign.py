@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -51,7 +52,8 @@ def called(reference: str, field: str, *arguments: Any, **named: Any) -> Any:
     """
     function = function_of(reference, field)
     try:
-        return function(*arguments, **named)
+        with redirect_stdout(sys.stderr):  # what it prints is no result of ours
+            return function(*arguments, **named)
     except InputError:
         raise
     except Exception as error:  # the user's code may raise anything
@@ -75,7 +77,8 @@ def _import(reference: str, field: str) -> ModuleType:
         if str(place) not in sys.path:
             sys.path.append(str(place))  # last, so that no module of the user's takes the place of an installed one
     try:
-        module = importlib.import_module(name)
+        with redirect_stdout(sys.stderr):
+            module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         where = " or ".join(dict.fromkeys(str(place) for place in places))
         raise InputError(f"{field}: {reference}: there is no module {error.name} in {where}, or on PYTHONPATH") from None

@@ -93,7 +93,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def crop(record: Record, size: int) -> tuple[Image.Image, np.ndarray]:
+INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest", "box", "hamming")
+"""How PIL resizes, by name."""
+
+
+def crop(record: Record, size: int, interpolation: str = "bilinear") -> tuple[Image.Image, np.ndarray]:
     """The object's crop by its box, resized to a square; the aspect ratio is not kept.
 
     The box must lie inside the image, as it does in every record of `load_dataset`. The file's pixels are taken as they
@@ -102,6 +106,7 @@ def crop(record: Record, size: int) -> tuple[Image.Image, np.ndarray]:
     Args:
         record: whose image is read.
         size: side of the crop in pixels.
+        interpolation: one of `INTERPOLATIONS`.
 
     Returns:
         The RGB image, size x size, and the landmarks (parts, 3) float32 in the record's order: x, y in continuous
@@ -109,7 +114,7 @@ def crop(record: Record, size: int) -> tuple[Image.Image, np.ndarray]:
         outside the box is not visible; one that is not visible has x = y = 0.
     """
     part, box = _boxed(record)
-    picture = part.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    picture = part.resize((size, size), Image.Resampling[interpolation.upper()], box=box)
     x, y, w, h = record.box
     landmarks = np.zeros((len(record.landmarks), 3), np.float32)
     for row, (lx, ly, visible) in zip(landmarks, record.landmarks.values(), strict=True):

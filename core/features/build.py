@@ -164,7 +164,7 @@ def _write_split(
     shown: Bar,
 ) -> dict[str, Any]:
     """Write one split's features and targets; labels and landmarks go into `small`. Returns the shapes and energies."""
-    device, kind, size = next(performer.parameters()).device, DTYPES[dtype], performer.spec.input_size
+    device, kind = next(performer.parameters()).device, DTYPES[dtype]
     answers: list[Tensor] = []
     landmarks: list[Tensor] = []
     energy = torch.zeros(2, dtype=torch.float64)
@@ -172,7 +172,7 @@ def _write_split(
     files = [(folder / f"{split}.{name}.bin").open("wb") for name in names]
     for first in range(0, len(records), BATCH):
         batch = records[first : first + BATCH]
-        images, places = load_crops(batch, size)
+        images, places = load_crops(batch, performer.spec)
         if split == "mirror":
             images, places = mirrored(images, places)
         landmarks.append(places)

@@ -32,7 +32,7 @@ from paraphrase.core.foreign import source_of
 from paraphrase.core.home import home
 from paraphrase.core.performer.graph import trace
 from paraphrase.core.performer.performer import OWN, Performer, build_network, name_of_last_layer
-from paraphrase.core.performer.spec import TIMM, published, resolve_spec
+from paraphrase.core.performer.spec import TIMM, Spec, published, resolve_spec
 from paraphrase.core.performer.weights import ABOUT, load_performer, load_state, save_performer, take_classes
 from paraphrase.core.terminal.progress import bar
 
@@ -43,11 +43,12 @@ VIEWS, MOST_BYTES = 8, 2 * 2**30
 """Random views of each image that go through a frozen network, once, and about how much memory they may take."""
 
 
-def load_crops(records: list[Record], size: int, threads: int = 4) -> tuple[Tensor, Tensor]:
-    """Crops (N, 3, size, size) uint8 of the records and their landmarks (N, parts, 3) float32 in pixels of the crop."""
+def load_crops(records: list[Record], spec: Spec, threads: int = 4) -> tuple[Tensor, Tensor]:
+    """Crops (N, 3, S, S) uint8 of the records as a performer takes them; landmarks (N, parts, 3) float32 in its pixels."""
+    size = spec.input_size
 
     def one(record: Record) -> tuple[np.ndarray, np.ndarray]:
-        image, landmarks = crop(record, size)
+        image, landmarks = crop(record, size, spec.interpolation)
         return np.asarray(image), landmarks
 
     images = np.empty((len(records), size, size, 3), np.uint8)  # filled in place: a second copy may not fit in memory
@@ -134,8 +135,8 @@ def _fit(performer: Performer, dataset: Dataset, config: Config, progress: bool,
         parameter.requires_grad_(name not in frozen)
     tail = _trained_tail(network, spec.input_size)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs leave it out
-    images, labels = load_crops(dataset.train, spec.input_size)[0], torch.tensor([r.label for r in dataset.train])
-    test, truth = load_crops(dataset.test, spec.input_size)[0], torch.tensor([r.label for r in dataset.test])
+    images, labels = load_crops(dataset.train, spec)[0], torch.tensor([r.label for r in dataset.train])
+    test, truth = load_crops(dataset.test, spec)[0], torch.tensor([r.label for r in dataset.test])
     if device.type == "cuda" and images.nbytes < 0.25 * torch.cuda.mem_get_info(device)[0]:
         images = images.to(device)
     began = time.perf_counter()
@@ -263,7 +264,7 @@ def fit_folder(config: Config, dataset: Dataset) -> Path:
     performer = to_mapping(config.performer)
     parts = {k: performer[k] for k in ("arch", "weights", "input_size", "fit")} | {"dataset": dataset.fingerprint}
     parts |= {k: performer[k] for k in ("mean", "std") if performer[k] is not None}
-    parts |= {k: performer[k] for k in ("head", "head_dropout", "classes") if performer[k]}
+    parts |= {k: performer[k] for k in ("head", "head_dropout", "classes", "interpolation") if performer[k]}
     if _is_factory(config.performer.arch):
         parts |= {"arguments": performer["arguments"], "source": source_of(config.performer.arch, "performer.arch")}
     parts["input_size"] = config.performer.input_size or published(config.performer.arch).size
@@ -338,7 +339,7 @@ def _as_it_is(performer: Performer, dataset: Dataset, config: Config, names: lis
         print(f"performer: which of its {classes} classes are the data's categories is not known; {asked}", file=sys.stderr)
         return about | {"accuracy": None}
     performer.to(choose_device(config.train.device))
-    test = load_crops(dataset.test, performer.spec.input_size)[0]
+    test = load_crops(dataset.test, performer.spec)[0]
     truth = torch.tensor([class_of[r.label] for r in dataset.test])
     return about | {"accuracy": accuracy_of(performer, test, truth)}
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from paraphrase.core.config import PerformerConfig
+from paraphrase.core.data.records import INTERPOLATIONS
 from paraphrase.core.errors import InputError
 from paraphrase.core.performer.graph import INPUT, Graph, trace
 from paraphrase.core.performer.layers import (
@@ -45,6 +46,8 @@ class Spec:
     """Mean of each colour channel, taken off."""
     std: tuple[float, ...] = IMAGENET_STD
     """Standard deviation of each colour channel, divided by."""
+    interpolation: str = "bilinear"
+    """How crops are resized."""
     target_relu: list[bool] = field(default_factory=lambda: [True, True])
     """Whether a target cannot be negative, so that fc-dec ends in a ReLU."""
     activation: str = ""
@@ -72,13 +75,18 @@ class Published(NamedTuple):
     """Mean of each colour channel."""
     std: tuple[float, ...] = IMAGENET_STD
     """Standard deviation of each colour channel."""
+    interpolation: str = "bilinear"
+    """How they were resized."""
 
 
 def published(arch: str) -> Published:
     """What torchvision or timm know of an architecture's weights; ImageNet's usual values for all others."""
     if arch.startswith(TIMM):
         settings = timm_of(arch).get_pretrained_cfg(arch.removeprefix(TIMM))
-        return Published(settings.input_size[-1], tuple(settings.mean), tuple(settings.std)) if settings else Published()
+        if settings is None:
+            return Published()
+        resized = settings.interpolation if settings.interpolation in INTERPOLATIONS else "bilinear"
+        return Published(settings.input_size[-1], tuple(settings.mean), tuple(settings.std), resized)
     if arch in OWN_SIZES or ":" in arch:
         return Published(OWN_SIZES.get(arch, 224))
     import torchvision
@@ -88,7 +96,7 @@ def published(arch: str) -> Published:
     transforms = torchvision.models.get_model_weights(arch).DEFAULT.transforms()
     crop = transforms.crop_size
     size = int(crop[0] if isinstance(crop, list | tuple) else crop)
-    return Published(size, tuple(map(float, transforms.mean)), tuple(map(float, transforms.std)))
+    return Published(size, tuple(map(float, transforms.mean)), tuple(map(float, transforms.std)), transforms.interpolation.value)
 
 
 def timm_of(arch: str) -> Any:
@@ -132,6 +140,7 @@ def resolve_spec(config: PerformerConfig, network: nn.Module) -> Spec:
         activation=activation_after(graph, made[1]),
         mean=known.mean if config.mean is None else tuple(config.mean),
         std=known.std if config.std is None else tuple(config.std),
+        interpolation=config.interpolation or known.interpolation,
         arguments=config.arguments,
         head=config.head,
         **values,

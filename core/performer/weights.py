@@ -28,8 +28,8 @@ WEIGHTS, ABOUT = "performer.safetensors", "performer.json"
 def performer_fingerprint(performer: Performer) -> str:
     """Hex sha256 of the weights and of how they are read."""
     read = dataclasses.asdict(performer.spec)
-    for name in ("arguments", "activation", "head"):
-        if not read[name]:  # as before there were any: what was cached and explained then is still what it is
+    for name, plain in (("arguments", {}), ("activation", ""), ("head", []), ("interpolation", "bilinear")):
+        if read[name] == plain:  # as before there were any: what was cached and explained then is still what it is
             del read[name]
     digest = hashlib.sha256(json.dumps(read, sort_keys=True).encode())
     for name, value in sorted(performer.network.state_dict().items()):

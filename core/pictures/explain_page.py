@@ -91,7 +91,12 @@ def explain_image(subject: Subject, record: Record) -> Explained:
     performer, _ = obtain_performer(subject.config, subject.dataset)
     if cache_key(subject.dataset, performer, subject.config.cache.dtype, subject.config.cache.mirror) != meta["key"]:
         raise InputError(f"performer: is not that of the cache {meta['key']}, which the explainer was trained on")
-    pixels = torch.from_numpy(np.array(crop(record, meta["input_size"])[0])).permute(2, 0, 1)[None].float() / 255
+    pixels = (
+        torch.from_numpy(np.array(crop(record, meta["input_size"], performer.spec.interpolation)[0]))
+        .permute(2, 0, 1)[None]
+        .float()
+        / 255
+    )
     seen = performer.features(pixels)
     return _explain(subject, [cut(record, LARGE)], [_whole(record)], seen.feature, seen.logits.argmax(1))
 

@@ -52,7 +52,7 @@ def copied(tiny: Config, tiny_cache: FeatureCache, tmp_path: Path, monkeypatch: 
 def test_cache_holds_what_the_performer_gives(tiny: Config, tiny_cache: FeatureCache) -> None:
     dataset = load_dataset(tiny.data)
     performer, _ = obtain_performer(tiny, dataset)
-    images, landmarks = load_crops(dataset.test, performer.spec.input_size)
+    images, landmarks = load_crops(dataset.test, performer.spec)
     seen = performer.features(images.float() / 255)
     assert torch.allclose(tiny_cache.test.features.permute(0, 3, 1, 2), seen.feature, atol=1e-5)
     for stored, target in zip(tiny_cache.test.targets, seen.targets, strict=True):

@@ -11,11 +11,17 @@ from PIL import Image
 
 from paraphrase.core.config import Config, FitConfig, load_config
 from paraphrase.core.data import Dataset
-from paraphrase.core.data.records import Record
+from paraphrase.core.data.records import Record, crop
 from paraphrase.core.errors import InputError
 from paraphrase.core.performer import load_crops, obtain_performer, performer_fingerprint
 from paraphrase.core.performer.fit import augment, fit_folder
 from paraphrase.core.performer.performer import build_network
+from paraphrase.core.performer.spec import Spec
+
+
+def crops_of(size: int, **more: str) -> Spec:
+    """What is asked of crops; the layers do not matter."""
+    return Spec("small", size, "", [], [], [], **more)  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +59,7 @@ def test_the_small_network_learns_and_is_kept(stripes: Dataset) -> None:
     again, _ = obtain_performer(config, stripes, progress=False)
     assert performer_fingerprint(again) == performer_fingerprint(performer)
     assert (fit_folder(config, stripes) / "performer.json").stat().st_mtime_ns == kept
-    images, _ = load_crops(stripes.test, 32)
+    images, _ = load_crops(stripes.test, crops_of(32))
     answers = performer.features(images.float() / 255).logits.argmax(1)
     share = (answers == torch.tensor([r.label for r in stripes.test])).float().mean()
     assert float(share) == pytest.approx(about["accuracy"])
@@ -129,7 +135,7 @@ def test_fewer_images_than_a_batch_are_one_step(stripes: Dataset) -> None:
 
 
 def test_crops_come_with_their_landmarks(stripes: Dataset) -> None:
-    images, landmarks = load_crops(stripes.test, 20)
+    images, landmarks = load_crops(stripes.test, crops_of(20))
     assert images.dtype == torch.uint8 and images.shape == (32, 3, 20, 20)
     assert torch.equal(landmarks, torch.tensor([10.0, 5.0, 1.0]).expand(32, 1, 3))
 
@@ -171,3 +177,10 @@ def test_weights_that_cannot_be_fetched_name_the_file_and_its_place(
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(InputError, match=r"cannot fetch https://\S+alexnet\S+; put that file into .*hub"):
         obtain_performer(configuration("performer.weights=torchvision", "performer.arch=alexnet"), stripes, progress=False)
+
+
+def test_crops_are_resized_as_is_asked(stripes: Dataset) -> None:
+    smooth, sharp = (load_crops(stripes.test, crops_of(20, interpolation=how))[0] for how in ("bicubic", "nearest"))
+    assert not torch.equal(smooth, sharp)
+    expected = np.asarray(crop(stripes.test[0], 20, "bicubic")[0])
+    assert np.array_equal(smooth[0].permute(1, 2, 0).numpy(), expected)

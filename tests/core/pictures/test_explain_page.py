@@ -110,7 +110,7 @@ def test_shares_of_a_picture_are_those_of_the_whole_networks(tiny, tiny_cache, e
     box = ",".join(map(str, record.box))
     found = run(capsys, record.image, "--box", box, "--explainer", explainer, "--out", tmp_path)
     performer, _ = obtain_performer(tiny, dataset)
-    pixels = load_crops([record], performer.spec.input_size)[0].float() / 255
+    pixels = load_crops([record], performer.spec)[0].float() / 255
     kept: list[torch.Tensor] = []
     module = performer.network.get_submodule(performer.spec.feature)
     handle = module.register_forward_hook(lambda module, inputs, output: kept.append(output))
