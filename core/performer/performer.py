@@ -238,7 +238,7 @@ def add_head(network: nn.Module, widths: Sequence[int], classes: int | None, dro
     sizes = [last.in_features, *widths]
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]
+        layers += [nn.Linear(inputs, outputs), nn.ReLU(), nn.Dropout(dropout)]
     layers.append(nn.Linear(sizes[-1], last.out_features if classes is None else classes))
     parent, _, own = name.rpartition(".")
     setattr(network.get_submodule(parent), own, nn.Sequential(*layers))

@@ -72,7 +72,8 @@ def configuration(arch: str, *overrides: str) -> Config:
 def noise(tmp_path: Path) -> Dataset:
     rng, records = np.random.default_rng(0), []
     for i in range(24):
-        Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)).save(file := tmp_path / f"{i}.png")
+        pixels = rng.integers(0, 128, (32, 32, 3)) + 127 * (i % 2)
+        Image.fromarray(pixels.astype(np.uint8)).save(file := tmp_path / f"{i}.png")
         records.append(Record(file, (0, 0, 32, 32), i % 2))
     return Dataset("noise", ["a", "b"], [], records[:16], records[16:], fingerprint="noise")
 
@@ -160,18 +161,20 @@ def test_a_checkpoint_is_used_with_its_own_number_of_classes(mine: str, noise: D
 
 
 def test_a_head_of_fc6_and_fc7_is_fitted_on_a_frozen_trunk(mine: str, noise: Dataset) -> None:
-    config = load_config(None, ["performer.arch=resnet18", "performer.input_size=64", "performer.head=[24,16]"])
+    config = load_config(
+        None, ["performer.arch=resnet18", "performer.input_size=64", "performer.head=[24,16]", "performer.head_dropout=0.1"]
+    )
     config.performer.fit.epochs, config.performer.fit.batch_size, config.performer.fit.learning_rate = 40, 8, 0.01
     config.train.device = "cpu"
     performer, about = obtain_performer(config, noise, progress=False)
-    assert performer.spec.targets == ["fc.1", "fc.3"] and performer.spec.decoder_init == ["fc.0", "fc.2"]
+    assert performer.spec.targets == ["fc.1", "fc.4"] and performer.spec.decoder_init == ["fc.0", "fc.3"]
     assert [layer.out_features for layer in performer.network.fc if isinstance(layer, torch.nn.Linear)] == [24, 16, 2]
     with torch.random.fork_rng():
         torch.manual_seed(config.performer.fit.seed)
         start = build_network("resnet18", 2, head=[24, 16])
     changed = {k for k, v in start.state_dict().items() if not torch.equal(v, performer.network.state_dict()[k])}
-    assert changed == {f"fc.{i}.{k}" for i in (0, 2, 4) for k in ("weight", "bias")}  # no averages of batch norms either
-    assert about["train_accuracy"] > 0.75  # sixteen pictures of noise, by heart, in random views
+    assert changed == {f"fc.{i}.{k}" for i in (0, 3, 6) for k in ("weight", "bias")}  # no averages of batch norms either
+    assert about["train_accuracy"] > 0.9  # dark and bright noise
     again, _ = load_performer(Path(about["folder"]))
     assert performer_fingerprint(again) == performer_fingerprint(performer)
 
