@@ -57,6 +57,13 @@ def ray_here() -> Iterator[str]:
         yield ray.get_runtime_context().gcs_address
 
 
+@pytest.fixture
+def on_ray_here(ray_here: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same for commands in processes of their own: they connect to it, and its workers lie below this process."""
+    monkeypatch.setenv("RAY_ADDRESS", ray_here)
+    return ray_here
+
+
 @pytest.fixture(autouse=True)
 def no_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
     """No `drawing the report ...` where this machine is slow: tests count lines."""

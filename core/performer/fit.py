@@ -201,10 +201,12 @@ def _trained_tail(network: nn.Module, size: int) -> nn.Module | None:
     """The module that holds all that is trained and gives the answer, where all before it is frozen; None: there is none."""
     trained = [f"/{name}".replace(".", "/") for name, parameter in network.named_parameters() if parameter.requires_grad]
     path = os.path.commonpath([os.path.dirname(name) for name in trained])[1:].replace("/", ".") if trained else ""
-    if not path:
+    if not path or len(trained) == len(list(network.parameters())):
         return None
     graph = trace(network, size)
-    return network.get_submodule(path) if graph.gives.get(path) == graph.answer else None
+    images = 0
+    whole = graph.gives.get(path) == graph.answer and graph.takes.get(path, images) != images
+    return network.get_submodule(path) if whole else None
 
 
 @torch.no_grad()

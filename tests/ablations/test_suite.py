@@ -129,7 +129,7 @@ def test_aa_suite_compares_the_base_with_itself(tmp_path: Path, furnished: Path,
     assert any(float(r["difference"]) != 0 for r in rows)
 
 
-def test_scripts_run_from_their_files(furnished: Path) -> None:
+def test_scripts_run_from_their_files(furnished: Path, on_ray_here: str) -> None:
     """Their folder is then first on the path, and none of its modules may hide one of the standard library's."""
     folder = Path(__file__).parents[2] / "ablations"
     script = [sys.executable, str(folder / "no_filter_loss.py")]

@@ -72,7 +72,7 @@ def until(condition: Callable[[], Any], process: subprocess.Popen) -> Any:
 
 
 def workers(parent: int) -> list[int]:
-    """Trials' worker processes below a driver."""
+    """Trials' worker processes below a process: a driver, or this one where its Ray is used."""
     table = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout.splitlines()[1:]
     rows = [(int(r.split()[0]), int(r.split()[1]), r.split(None, 2)[2]) for r in table]
     below, found = {parent}, []
@@ -148,10 +148,10 @@ def test_a_trial_that_cannot_go_on_ends_alone_and_a_sweep_goes_on_only_as_it_was
     assert same.returncode == 0 and "finished already" in same.stderr
 
 
-def test_interrupted_sweep_says_how_to_go_on_and_takes_a_larger_budget(home: Path, tmp_path: Path, ray_here: str) -> None:
+def test_interrupted_sweep_says_how_to_go_on_and_takes_a_larger_budget(home: Path, tmp_path: Path, on_ray_here: str) -> None:
     file = write(tmp_path, "topped", trials=2)
     driver = subprocess.Popen(command("sweep", "run", str(file)), stderr=subprocess.PIPE, text=True)
-    until(lambda: workers(driver.pid), driver)
+    until(lambda: workers(os.getpid()), driver)
     driver.send_signal(signal.SIGINT)
     _, errors = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 130 and "paraphrase sweep resume topped" in errors
@@ -272,7 +272,7 @@ def test_trials_that_share_a_batch_end_as_trials_of_their_own(home: Path, tmp_pa
     assert not list((home / "sweeps" / "batched" / "trials").glob("*/checkpoint"))  # three times as large as what is kept
 
 
-def test_a_killed_driver_goes_on_with_its_batches(home: Path, tmp_path: Path, ray_here: str) -> None:
+def test_a_killed_driver_goes_on_with_its_batches(home: Path, tmp_path: Path, on_ray_here: str) -> None:
     file = arms_sweep(tmp_path, "batches", masks=("none",))
     epochs = 8
 
@@ -295,13 +295,13 @@ def test_a_killed_driver_goes_on_with_its_batches(home: Path, tmp_path: Path, ra
     assert Counter(map(len, batches("batches"))) == {1: 2, 2: 1}  # what began alone went on alone
 
 
-def test_a_batch_whose_worker_died_too_often_is_tried_trial_by_trial(home: Path, tmp_path: Path) -> None:
+def test_a_batch_whose_worker_died_too_often_is_tried_trial_by_trial(home: Path, tmp_path: Path, on_ray_here: str) -> None:
     epochs = 8
     space = {"loss.eta": {"type": "categorical", "choices": [0.3, 1.0]}}
     file = write(tmp_path, "died", space=space, sampler="grid", trials=2, resources={"trials_per_batch": 2}, max_retries=0)
     driver = subprocess.Popen(command("sweep", "run", str(file), f"base.train.epochs={epochs}"), stderr=subprocess.DEVNULL)
     until(lambda: list((home / "sweeps" / "died" / "trials").glob("*/checkpoint/*.safetensors")), driver)
-    os.kill(until(lambda: workers(driver.pid), driver)[0], signal.SIGKILL)
+    os.kill(until(lambda: workers(os.getpid()), driver)[0], signal.SIGKILL)
     assert driver.wait(PATIENCE) == 0
     assert check_record(home, "died", 2, epochs)["trials"]["complete"] == 2
     assert batches("died") == {(0,), (1,)}
