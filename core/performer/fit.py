@@ -311,6 +311,8 @@ def obtain_performer(config: Config, dataset: Dataset, progress: bool = True) ->
         if fresh:
             print(f"{given}: has another number of classes, so {', '.join(fresh)} start at random", file=sys.stderr)
     frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    if len(frozen) == len(list(network.parameters())) and not as_it_is:
+        raise InputError(f"performer.arch: all of {config.performer.arch} is frozen; use it as it is, performer.fit.epochs: 0")
     performer = Performer(network, resolve_spec(config.performer, network), dataset.categories)
     performer.check_layers()
     performer.receptive_field()  # before the fit: a layer without one could not be explained
