@@ -45,6 +45,7 @@ def draw_forests(table: Mapping[str, Mapping[str, Comparison | None]], out: Path
         axes.axvline(0, color="#9aa0a6", lw=0.8)
         axes.set_title(f"{metric.replace('_', ' ')}\n({'lower' if lower else 'higher'} is better)", fontsize=9)
         axes.tick_params(labelsize=8)
+        axes.locator_params(axis="x", nbins=5)  # else the labels of small values run into one another
         axes.set_yticks(range(len(arms)), [a.replace("_", " ") for a in arms])
         axes.set_ylim(len(arms) - 0.5, -0.5)
         axes.set_xlabel("arm minus base", fontsize=8)
