@@ -276,8 +276,9 @@ def _colours(groups: dict[str, Groups]) -> dict[str, Any]:
     from matplotlib import colormaps
 
     names = all_names(groups)
-    palette: Any = colormaps["tab10" if len(names) <= 10 else "tab20"]
-    return {name: "0.5" if name in (NO_PART, OTHERS) else palette(i % palette.N) for i, name in enumerate(names)}
+    given: Any = colormaps["tab10" if len(names) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
+    palette = [colour for colour in given if max(colour) - min(colour) > 0.1]  # without its own grey
+    return {name: "0.5" if name in (NO_PART, OTHERS) else palette[i % len(palette)] for i, name in enumerate(names)}
 
 
 def names_by_share(groups: dict[str, Groups], means: dict[str, Average]) -> list[str]:

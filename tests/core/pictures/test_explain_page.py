@@ -30,6 +30,7 @@ from paraphrase.core.measure.filters import Peaks
 from paraphrase.core.performer import load_crops, load_performer, obtain_performer, save_performer
 from paraphrase.core.pictures.explain_page import (
     NOTHING,
+    _colours,
     draw_category,
     draw_image,
     draw_overview,
@@ -321,3 +322,12 @@ def test_folder_that_cannot_be_written_is_named(explainer, tmp_path, capsys) -> 
     assert main(["explain", "--explainer", str(explainer), "--out", str(blocked)]) == 2
     told = capsys.readouterr().err
     assert told.startswith(f"paraphrase: --out {blocked}:") and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("parts", [3, 9, 15])
+def test_no_part_has_the_grey_of_the_rest(parts: int) -> None:
+    names = [*(f"part {i}" for i in range(parts)), NO_PART]
+    colours = _colours({side: Groups(names, torch.zeros(4, dtype=torch.long)) for side in SIDES})
+    assert colours[NO_PART] == "0.5"
+    coloured = [tuple(colour) for name, colour in colours.items() if name != NO_PART]
+    assert all(max(colour[:3]) - min(colour[:3]) > 0.1 for colour in coloured) and len(set(coloured)) == parts
