@@ -327,6 +327,6 @@ def test_where_a_cluster_has_gpus_the_size_of_a_batch_is_measured_once(
     sweep = read_sweep("measured")
     taken = open_study(sweep, storage_url(sweep)).user_attrs[SECONDS_IN_BATCH]
     assert list(taken) == ["1", "2", "4", "8"] and all(0 < seconds < 60 for seconds in taken.values())
-    size = best_batch({int(size): seconds for size, seconds in taken.items()})
+    size = best_batch({int(size): seconds for size, seconds in taken.items() if int(size) <= 4})  # as many as there are trials
     assert max(map(len, batches("measured"))) == size
     assert ("train as one batch" in ran.stderr) == (size > 1)
