@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the core commands to a parser; each sets `run`, a function of the arguments that returns the exit code."""
-    performer = commands.add_parser("performer", help="fit the CNN that is to be explained")
+    performer = commands.add_parser("performer", help="fit the CNN that is to be explained, or show its layers")
     parts = performer.add_subparsers(required=True, metavar="ACTION")
     fit = _configured(
         add_command(
@@ -37,7 +37,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "performer layers resnet50",
         "performer layers my_nets:my_net performer.input_size=320 'performer.arguments={width: 2}'",
     )
-    layers.add_argument("arch", help="performer.arch: a torchvision classifier, or module:factory")
+    layers.add_argument("arch", help="performer.arch: a torchvision classifier, timm:NAME, or module:factory")
     layers.add_argument("overrides", nargs="*", metavar="path=value", help="fields on top, e.g. performer.input_size=320")
     layers.set_defaults(run=_performer_layers)
 

@@ -116,9 +116,9 @@ class PerformerConfig:
     classes: list[Annotated[Whole, Field(ge=0)] | str] | None = None
     """With `fit.epochs: 0`: the network's class of each category, in their order, by number or by name where the weights name
     their classes. Empty: by the categories' names, or in their order where there are as many; else accuracy is not known."""
-    head: list[Annotated[Whole, Field(ge=1, le=65536)]] = Field(default_factory=list)
-    """Widths of two fully connected layers with ReLU that take the place of the last linear one, as the paper's fc6 and fc7,
-    followed by a new last one; the network before them is frozen in the fit. Empty: the network keeps its own end."""
+    head: list[Annotated[Whole, Field(ge=1, le=65536)]] = Field(default_factory=list, max_length=2)
+    """Widths of one or two fully connected layers with ReLU that take the place of the last linear one, as the paper's fc6 and
+    fc7, followed by a new last one; the network before them is frozen in the fit. Empty: the network keeps its own end."""
     head_dropout: Real = Field(default=0.0, ge=0.0, le=0.9)
     """Dropout after each layer of `head`, in the fit."""
     input_size: Annotated[Whole, Field(ge=16, le=2048)] | None = None

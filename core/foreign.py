@@ -58,7 +58,7 @@ def called(reference: str, field: str, *arguments: Any, **named: Any) -> Any:
         raise
     except Exception as error:  # the user's code may raise anything
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        asked = f" with performer.arguments {named}" if named else ""
+        asked = f" with {named}" if named else ""
         raise InputError(f"{field}: {reference}{asked}: {first}") from None
 
 

@@ -70,7 +70,7 @@ def _add_sweep(commands: argparse._SubParsersAction) -> None:
         "sweep run mine.yaml --name second trials=60 base.train.epochs=30",
         "sweep run mine.yaml --name third space.loss.eta.high=5",
     )
-    run.add_argument("file", help="YAML file, or the name of one that comes with the code: menagerie")
+    run.add_argument("file", help="YAML file, or the name of one that comes with the code: menagerie, birds, animals_voc")
     run.add_argument("overrides", nargs="*", metavar="path=value", help="fields on top: trials=20 base.loss.eta=0.5")
     run.add_argument("--name", help="name of the sweep (default: the file's)")
     run.add_argument("--dry-run", action="store_true", help="print what would run and what it would cost")

@@ -66,10 +66,14 @@ class FeatureCache:
     decoder_layers: list
     """For each target (weight, bias) of the performer's own layer, or `identity`, or None."""
 
+    @property
+    def class_of(self) -> list[int] | None:
+        """The performer's class of each category; None: not known. Older caches have as many classes as categories."""
+        return self.meta.get("class_of", list(range(len(self.meta["categories"]))))
+
     def truth(self) -> Tensor | None:
         """(N,) int64: of each test image the class that would be right; None where the performer's classes are not known."""
-        class_of = self.meta.get("class_of", list(range(len(self.meta["categories"]))))
-        return None if class_of is None else torch.tensor(class_of)[self.test.labels]
+        return None if self.class_of is None else torch.tensor(self.class_of)[self.test.labels]
 
     def accuracy(self) -> float | None:
         """The performer's share of test images whose class is right; None where its classes are not known."""
@@ -78,9 +82,8 @@ class FeatureCache:
 
     def class_name(self, number: int) -> str:
         """Of a class of the performer: the category's name, else its own, else its number."""
-        class_of = self.meta.get("class_of", list(range(len(self.meta["categories"]))))
-        if class_of is not None and number in class_of:
-            return self.meta["categories"][class_of.index(number)]
+        if self.class_of is not None and number in self.class_of:
+            return self.meta["categories"][self.class_of.index(number)]
         names = self.meta.get("class_names")
         return names[number] if names else f"class {number}"
 

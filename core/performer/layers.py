@@ -61,15 +61,11 @@ def find_layers(graph: Graph, arch: str) -> Layers:
         raise InputError(f"performer.arch: {arch} has no maps but the image itself, so it is no CNN that can be explained")
     pool, start = _pooling_before(graph, lost, arch)
     chain = _chain(graph, lost, arch)
-    if is_linear(graph, graph.nodes[lost]):  # a convolution as large as the maps, as in old VGGs
-        chain = [lost, *chain]
     linear = [i for i in chain if is_linear(graph, graph.nodes[i])]
     if not linear:
         raise InputError(
             f"performer.arch: {arch} has no linear layer after its last pooling; choose a classifier that ends in one"
         )
-    for i in chain[: chain.index(linear[0])]:
-        pool += _word(graph, i, arch)
     names = [_module_of(graph, i) for i in linear]
     between = [_activation(graph, chain[chain.index(a) + 1 : chain.index(b)], arch) for a, b in itertools.pairwise(linear)]
     pooled = _pooled(graph, chain, linear[0], lost)
@@ -106,17 +102,32 @@ def _has_places(shape: tuple[int, ...]) -> bool:
     return len(shape) == 4 and min(shape[2:]) > 1
 
 
-def _pooling_before(graph: Graph, lost: int, arch: str) -> tuple[list[str], int]:
-    """The pooling that ends in the operation `lost`, and the operation whose maps it takes: the feature."""
+def _pooling_before(graph: Graph, lost: int, arch: str, feature: int | None = None) -> tuple[list[str], int]:
+    """The pooling that ends before the first linear layer, and the operation whose maps it takes.
+
+    Args:
+        graph: of the run.
+        lost: the operation in which places are lost.
+        arch: the network's name, for messages.
+        feature: the operation whose maps the pooling takes; None: the last that is no pooling and that a hook sees.
+    """
     pool = [] if is_linear(graph, graph.nodes[lost]) else _word(graph, lost, arch)
+    for i in _chain(graph, lost, arch):
+        if is_linear(graph, graph.nodes[i]):
+            break
+        pool += _word(graph, i, arch)
     at = _maps_of(graph, lost)
-    while True:
+    while at != feature:
         node = graph.nodes[at]
-        unnamed = node.name.rstrip("_") in ACTIVATIONS and _named(graph, at) is None  # a function, which no hook can see
-        if node.name not in POOLINGS | {"dropout", "dropout2d"} and not unnamed:
-            return pool, at
-        pool = _word(graph, at, arch) + pool
-        at = _maps_of(graph, at)
+        activates = node.name.rstrip("_") in ACTIVATIONS
+        if feature is None:
+            if node.name not in POOLINGS | {"dropout", "dropout2d"} and not (activates and _named(graph, at) is None):
+                break
+        elif node.name not in POOLINGS | SHAPES and not activates:
+            what = f"{node.name} in {node.where} lies between it and the targets"
+            raise InputError(f"performer.feature: {what}; name a later layer")
+        pool, at = _word(graph, at, arch) + pool, _maps_of(graph, at)
+    return pool, at
 
 
 def _maps_of(graph: Graph, number: int) -> int:
@@ -125,26 +136,12 @@ def _maps_of(graph: Graph, number: int) -> int:
 
 
 def pooling_between(graph: Graph, feature: int, arch: str) -> list[str]:
-    """The pooling from maps that are named by hand to where their places are lost.
+    """The pooling from maps that are named by hand to the first linear layer.
 
     Raises:
         InputError: if anything else lies between.
     """
-    lost = last_lost(graph, arch)
-    pool = [] if is_linear(graph, graph.nodes[lost]) else _word(graph, lost, arch)
-    at = _maps_of(graph, lost)
-    while at != feature:
-        node = graph.nodes[at]
-        if node.name not in POOLINGS | SHAPES and node.name.rstrip("_") not in ACTIVATIONS:
-            what = f"{node.name} in {node.where} lies between it and the targets"
-            raise InputError(f"performer.feature: {what}; name a later layer")
-        pool, at = _word(graph, at, arch) + pool, _maps_of(graph, at)
-    chain = _chain(graph, lost, arch)
-    for i in chain:
-        if is_linear(graph, graph.nodes[i]):
-            break
-        pool += _word(graph, i, arch)
-    return pool
+    return _pooling_before(graph, last_lost(graph, arch), arch, feature)[0]
 
 
 def _word(graph: Graph, number: int, arch: str) -> list[str]:
@@ -183,7 +180,7 @@ def _window(node: Node) -> str:
 
 
 def _chain(graph: Graph, lost: int, arch: str) -> list[int]:
-    """The operations from where places are lost to the logits, which follow one another.
+    """The operations after that in which places are lost, which follow one another to the logits; with it where it is linear.
 
     Raises:
         InputError: if they branch.
@@ -194,7 +191,7 @@ def _chain(graph: Graph, lost: int, arch: str) -> list[int]:
         if node.inputs != [before]:
             what = f"the layers of {arch} branch at {node.name} in {node.where} after its last maps"
             raise InputError(f"performer.targets: {what}; name the targets")
-    return chain
+    return [lost, *chain] if is_linear(graph, graph.nodes[lost]) else chain  # a convolution as large as the maps, as in old VGGs
 
 
 def is_linear(graph: Graph, node: Node) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,9 +15,9 @@ from paraphrase.core.config import PerformerConfig
 from paraphrase.core.errors import InputError
 from paraphrase.core.foreign import called
 from paraphrase.core.performer import networks
-from paraphrase.core.performer.graph import INPUT
+from paraphrase.core.performer.graph import INPUT, trace
 from paraphrase.core.performer.receptive_field import ReceptiveField, receptive_field
-from paraphrase.core.performer.spec import TIMM, Spec, resolve_spec, timm_of
+from paraphrase.core.performer.spec import TIMM, Spec, is_factory, resolve_spec, timm_of
 from paraphrase.core.pooling import ACTIVATIONS, pooling_of
 
 OWN = {"small": networks.small, "vgg_m": networks.vgg_m, "vgg_s": networks.vgg_s}
@@ -54,25 +54,18 @@ class Performer(nn.Module):
         self.feature_shape = self._shape_of_feature()
 
     def _shape_of_feature(self) -> tuple[int, int, int]:
-        """(C, n, n), told from shapes alone (torch's meta device: nothing is computed)."""
-        spec = self.spec
-        state = {k: torch.empty_like(v, device="meta") for k, v in self.network.state_dict().items()}
-        images = torch.empty(1, 3, spec.input_size, spec.input_size, device="meta")
-        try:
-            seen, _ = self._observe(lambda: torch.func.functional_call(self.network, state, (images,)))
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"performer.input_size: {spec.arch} cannot take {spec.input_size} px ({reason})") from None
+        """(C, n, n), told from shapes alone."""
+        spec, graph = self.spec, trace(self.network, self.spec.input_size)
         for name, path in [("feature", spec.feature), *((f"targets.{i}", path) for i, path in enumerate(spec.targets))]:
-            if path not in seen:
+            if graph.at(path) is None:
                 raise InputError(f"performer.{name}: {path} gives no tensor when {spec.arch} classifies")
-        shape = seen[spec.feature].shape
+        shape = graph.nodes[graph.at(spec.feature) or 0].shape
         if len(shape) != 4 or shape[2] != shape[3]:
             raise InputError(f"performer.feature: {spec.feature} gives {tuple(shape[1:])}, not maps C x n x n")
         return shape[1], shape[2], shape[3]
 
-    def _observe(self, run: Callable[[], Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """What the spec's modules give while `run` runs the network, and its answer."""
+    def _observe(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """What the spec's modules give while the network runs, and its answer."""
         seen: dict[str, Tensor] = {}
 
         def keep(path: str, value: Any) -> None:
@@ -87,7 +80,7 @@ class Performer(nn.Module):
             else:
                 handles.append(module.register_forward_hook(lambda _, given, output, path=path: keep(path, output)))
         try:
-            return seen, run()
+            return seen, self.network(images)
         finally:
             for handle in handles:
                 handle.remove()
@@ -104,7 +97,7 @@ class Performer(nn.Module):
     @torch.no_grad()
     def features(self, images: Tensor) -> PerformerFeatures:
         """One forward pass. images: (B, 3, S, S) float in [0, 1]."""
-        seen, logits = self._observe(lambda: self.network(self.normalise(images)))
+        seen, logits = self._observe(self.normalise(images))
         return PerformerFeatures(seen[self.spec.feature], [seen[path].flatten(1) for path in self.spec.targets], logits)
 
     @torch.no_grad()
@@ -199,7 +192,7 @@ def build_network(
     """
     if arch.startswith(TIMM):
         network = _of_timm(arch, pretrained=weights is not None)
-    elif ":" in arch:
+    elif is_factory(arch):
         network = called(arch, "performer.arch", **(arguments or {}))
         if not isinstance(network, nn.Module):
             raise InputError(f"performer.arch: {arch} gives {type(network).__name__}, not a torch.nn.Module")

@@ -66,6 +66,11 @@ OWN_SIZES = {"small": 112}
 """Sides of the square crops of networks that are not torchvision's, where not 224 pixels."""
 
 
+def is_factory(arch: str) -> bool:
+    """Whether an architecture is `module:factory`, a function of the user's."""
+    return ":" in arch and not arch.startswith(TIMM)
+
+
 class Published(NamedTuple):
     """How the images were made on which an architecture's published weights were trained."""
 
@@ -87,7 +92,7 @@ def published(arch: str) -> Published:
             return Published()
         resized = settings.interpolation if settings.interpolation in INTERPOLATIONS else "bilinear"
         return Published(settings.input_size[-1], tuple(settings.mean), tuple(settings.std), resized)
-    if arch in OWN_SIZES or ":" in arch:
+    if arch in OWN_SIZES or is_factory(arch):
         return Published(OWN_SIZES.get(arch, 224))
     import torchvision
 

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from paraphrase.core.errors import InputError
 from paraphrase.core.performer.performer import Performer, build_network, name_of_last_layer, replace_last_layer
-from paraphrase.core.performer.spec import TIMM, Spec
+from paraphrase.core.performer.spec import Spec, is_factory
 
 WEIGHTS, ABOUT = "performer.safetensors", "performer.json"
 
@@ -85,12 +84,15 @@ def load_performer(folder: Path) -> tuple[Performer, dict[str, Any]]:
 
 
 def _unfilled(spec: Spec, classes: int) -> nn.Module:
-    """A network whose weights are to be replaced: none are drawn, which is faster, and the caller's generator rests."""
+    """A network whose weights are to be replaced: where possible none are drawn, and the caller's generator rests."""
     asked = spec.arch, classes, None, spec.arguments, spec.head
-    if ":" not in spec.arch or spec.arch.startswith(TIMM):  # a factory may load weights of its own
-        with suppress(RuntimeError, NotImplementedError), torch.device("meta"):
-            return build_network(*asked)
-    with torch.random.fork_rng():  # some, as RegNet, compute with what they are built of
+    if not is_factory(spec.arch):  # which may load weights of its own
+        try:
+            with torch.device("meta"):
+                return build_network(*asked)
+        except RuntimeError:  # RegNet computes its widths with tensors
+            pass
+    with torch.random.fork_rng():
         return build_network(*asked)
 
 

@@ -14,7 +14,7 @@ from paraphrase.core.data import Dataset
 from paraphrase.core.data.records import Record
 from paraphrase.core.errors import InputError
 from paraphrase.core.performer import load_performer, obtain_performer, performer_fingerprint
-from paraphrase.core.performer.fit import fit_folder
+from paraphrase.core.performer.obtain import fit_folder
 from paraphrase.core.performer.performer import build_network
 
 SOURCE = """

@@ -14,7 +14,8 @@ from paraphrase.core.data import Dataset
 from paraphrase.core.data.records import Record, crop
 from paraphrase.core.errors import InputError
 from paraphrase.core.performer import load_crops, obtain_performer, performer_fingerprint
-from paraphrase.core.performer.fit import augment, fit_folder
+from paraphrase.core.performer.fit import augment
+from paraphrase.core.performer.obtain import fit_folder
 from paraphrase.core.performer.performer import build_network
 from paraphrase.core.performer.spec import Spec
 

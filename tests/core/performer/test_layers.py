@@ -143,6 +143,22 @@ def test_a_later_layer_of_ones_own_takes_the_pooling_behind_it() -> None:
         resolve_spec(PerformerConfig(arch="vgg16", feature="features.22"), network)
 
 
+def test_convolutions_as_large_as_the_maps_are_linear_layers() -> None:
+    """Also where the feature is named by hand, whose pooling ends before the first of them."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 6, 8), nn.ReLU()]
+    network = nn.Sequential(*layers, nn.Conv2d(6, 5, 1), nn.ReLU(), nn.Flatten(), nn.Linear(5, 3))
+    for given in ({}, {"feature": "1"}):
+        spec = resolve_spec(PerformerConfig(arch="mine:net", input_size=16, **given), network)  # type: ignore[arg-type]
+        assert (spec.feature, spec.pool) == ("1", ["2"])
+        assert (spec.targets, spec.decoder_init) == (["4", "6"], ["3", "5"])
+        performer = Performer(network, spec)
+        performer.check_layers()
+        weight, bias = performer.decoder_layers()[0]  # type: ignore[misc]
+        seen = performer.features(torch.rand(2, 3, 16, 16))
+        torch.testing.assert_close(F.relu(F.linear(performer.pool()(seen.feature).flatten(1), weight, bias)), seen.targets[0])
+
+
 def test_candidates_are_the_last_layers_of_each_size() -> None:
     rows = candidates(PerformerConfig(arch="resnet18"), build_network("resnet18", None))
     assert rows[-2:] == [["layer3", "256 x 14 x 14", "16", "211"], ["layer4", "512 x 7 x 7", "32", "435"]]
