@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import SMALL
+from commands import SMALL, made_once
 
 from paraphrase.core.config import Config, from_mapping
 from paraphrase.core.features.obtain import open_cache
@@ -30,14 +30,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def warm_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home in which `SMALL` is drawn, fitted, cached and measured, with a database for MLflow, which takes seconds to make."""
-    home = tmp_path_factory.mktemp("warm")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PARAPHRASE_HOME", str(home))
-        baseline(open_cache(from_mapping(Config, SMALL), progress=False))
-    open_client(f"sqlite:///{home / 'mlflow.db'}").search_experiments()
-    return home
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database for MLflow, which takes seconds to make."""
+
+    def make(folder: Path) -> None:
+        open_client(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
+
+    return made_once(tmp_path_factory, "store", make) / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def warm_home(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
+    """A home in which `SMALL` is drawn, fitted, cached and measured, with a database for MLflow."""
+
+    def make(home: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PARAPHRASE_HOME", str(home))
+            baseline(open_cache(from_mapping(Config, SMALL), progress=False))
+        shutil.copy(empty_store, home)
+
+    return made_once(tmp_path_factory, "warm", make)
 
 
 @pytest.fixture

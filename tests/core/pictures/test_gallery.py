@@ -35,9 +35,9 @@ def test_a_gallery_has_every_filter_on_the_images_that_fire_it_most_and_needs_no
         for tile in f["tiles"]:
             cells = base64.b64decode(tile["map"])
             assert len(cells) == n * n and max(cells) == 255
-            where = cells.index(255)
             field = tiny_cache.meta["receptive_field"]
-            assert abs(field["start"] + field["stride"] * (where % n) - tile["peak"][0]) < 0.1
+            peaks = [field["start"] + field["stride"] * (i % n) for i, value in enumerate(cells) if value == 255]
+            assert min(abs(x - tile["peak"][0]) for x in peaks) < 0.1  # a byte cannot part cells that are nearly alike
             assert str(tile["image"]) in data["images"] and data["labels"][str(tile["image"])] in tiny_cache.meta["categories"]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from paraphrase.sweep.record.tracking import Tracker, open_client, open_experime
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
-    """A real sqlite store; its first migration takes seconds, so the tests share it under different study names."""
-    return open_client(f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db")
+def store(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> MlflowClient:
+    """A real sqlite store, which the tests share under different study names."""
+    file = shutil.copy(empty_store, tmp_path_factory.mktemp("mlflow"))
+    return open_client(f"sqlite:///{file}")
 
 
 def tracker(store: MlflowClient, study: str, tmp_path: Path) -> Tracker:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import made_once
 from PIL import Image
 
 from paraphrase.core.config import DataConfig
@@ -207,10 +209,15 @@ def test_landmarks_out_of_the_image_or_behind_a_shape_are_not_visible() -> None:
 
 
 @pytest.fixture(scope="module")
-def scenes() -> tuple[list, np.ndarray]:
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> tuple[list, np.ndarray]:
     """900 scenes and their labels."""
     labels = np.arange(900) % len(CATEGORIES)
-    return [draw_scene(CATEGORIES[label], np.random.default_rng([9, i])) for i, label in enumerate(labels)], labels
+
+    def draw(folder: Path) -> None:
+        found = [draw_scene(CATEGORIES[label], np.random.default_rng([9, i])) for i, label in enumerate(labels)]
+        (folder / "scenes").write_bytes(pickle.dumps(found))
+
+    return pickle.loads((made_once(tmp_path_factory, "scenes", draw) / "scenes").read_bytes()), labels
 
 
 def held_out_accuracy(features: np.ndarray, labels: np.ndarray, hidden: int = 48) -> float:
