@@ -32,7 +32,7 @@ class PerformerShape(NamedTuple):
     target_relu: tuple[bool, bool]
     """Whether a target layer ends in a ReLU, and so fc-dec does."""
     channel_peaks: Tensor
-    """(C,) float32: mean over training images of each channel's largest activation."""
+    """(C,) float32: mean over training images of each channel's largest value behind the pooling, which `Norm` divides by."""
     decoder_layers: list
     """Per target (weight, bias) of the performer's own layer, `identity`, or None."""
 

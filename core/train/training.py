@@ -19,7 +19,7 @@ from paraphrase.core.config import Config, flatten, to_mapping
 from paraphrase.core.device import autocast_for, choose_device
 from paraphrase.core.errors import InputError
 from paraphrase.core.explainer.checkpoint import read_tensors, save_explainer, write_tensors
-from paraphrase.core.explainer.network import Explainer, Explanation, PerformerShape
+from paraphrase.core.explainer.network import Explainer, Explanation, Norm, PerformerShape
 from paraphrase.core.features.cache import FeatureCache
 from paraphrase.core.files import write_atomically
 from paraphrase.core.measure.evaluation import evaluate, gather
@@ -46,13 +46,14 @@ class TrainingEnded(RuntimeError):
 def performer_shape(cache: FeatureCache) -> PerformerShape:
     """What an explainer must know of the performer, from its cache."""
     sample = cache.train.features[:512].float()
-    pooled = cache.pool(sample[:1].permute(0, 3, 1, 2))
+    pooled = cache.pool(sample.permute(0, 3, 1, 2))
+    peaks = pooled.abs().amax((2, 3)).mean(0)
     return PerformerShape(
         channels=sample.shape[-1],
         pooled=pooled.shape[-1],
         target_sizes=(cache.train.targets[0].shape[1], cache.train.targets[1].shape[1]),
         target_relu=tuple(cache.meta["target_relu"]),
-        channel_peaks=sample.amax((1, 2)).mean(0).clamp(min=1e-6).cpu(),
+        channel_peaks=peaks.clamp(min=max(1e-6, Norm.FLOOR * float(peaks.mean()))).cpu(),
         decoder_layers=cache.decoder_layers,
     )
 

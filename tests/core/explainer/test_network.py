@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -89,16 +91,23 @@ def test_replicates_are_the_explainers_of_their_seeds() -> None:
         assert torch.allclose(together.interp_maps[-1][:, 6 * r : 6 * r + 6], alone.interp_maps[-1], atol=1e-5)
 
 
+@pytest.mark.parametrize("pooling", ["its own", "mean"])
 def test_identity_start_with_the_performers_decoder_reconstructs_without_training(
-    tiny, tiny_cache: FeatureCache, monkeypatch
+    tiny, tiny_cache: FeatureCache, monkeypatch, pooling: str
 ) -> None:
     monkeypatch.setattr("paraphrase.core.explainer.network.IDENTITY_NOISE", 0.0)
-    model = Explainer(tiny.explainer, performer_shape(tiny_cache), tiny_cache.pool, [0])
-    feature = tiny_cache.train.features.permute(0, 3, 1, 2).contiguous()
-    model.norm_interp.alpha.copy_(model.shape.channel_peaks)
-    model.norm_ordin.alpha.copy_(model.shape.channel_peaks)
+    cache, feature = tiny_cache, tiny_cache.train.features.permute(0, 3, 1, 2).contiguous()
+    if pooling == "mean":  # as of a residual network: the targets are the pooled feature and the logits
+        last = torch.randn(6, feature.shape[1], generator=torch.Generator().manual_seed(0)), torch.ones(6)
+        pooled = feature.mean((2, 3))
+        split = cache.train._replace(targets=[pooled, pooled @ last[0].T + last[1]])
+        meta = cache.meta | {"target_relu": [True, False]}
+        pool = torch.nn.AdaptiveAvgPool2d(1)
+        cache = dataclasses.replace(cache, train=split, meta=meta, pool=pool, decoder_layers=["identity", last])
+    model = Explainer(tiny.explainer, performer_shape(cache), cache.pool, [0])
+    model.train()(feature)  # the norms take all images' peaks
     outputs = model.eval()(feature).outputs
-    for output, target in zip(outputs, tiny_cache.train.targets, strict=True):
+    for output, target in zip(outputs, cache.train.targets, strict=True):
         assert torch.allclose(output[0], target, atol=1e-3 * float(target.max()))
 
 
