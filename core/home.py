@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+NAME = ".paraphrase"
+
 
 def home() -> Path:
     """The absolute folder of data, performers, caches and sweeps: $PARAPHRASE_HOME, else `.paraphrase` here.
@@ -16,5 +18,12 @@ def home() -> Path:
         return Path(named).expanduser().resolve()
     here = Path.cwd()
     if "working_dir_files" in here.parts:
-        return Path.home() / ".paraphrase"
-    return here / ".paraphrase"
+        return Path.home() / NAME
+    return here / NAME
+
+
+def hide_home() -> None:
+    """Let git leave the home in a working folder alone, and Ray where it uploads that folder with a job: by a `.gitignore`."""
+    folder = home()
+    if folder.name == NAME and folder.is_dir() and not (folder / ".gitignore").exists():
+        (folder / ".gitignore").write_text("*\n", encoding="utf-8")

@@ -9,6 +9,7 @@ from pathlib import Path
 from paraphrase.core.config import Config, to_mapping
 from paraphrase.core.features.cache import META, VERSION, FeatureCache, caches, load_cache
 from paraphrase.core.files import write_atomically
+from paraphrase.core.home import hide_home
 
 
 def open_cache(config: Config, progress: bool = True) -> FeatureCache:
@@ -28,6 +29,7 @@ def open_cache(config: Config, progress: bool = True) -> FeatureCache:
     folder, files = build_cache(config, progress)
     remembered = {"key": folder.name, "files": files, "stamp": _stamp(config, files)}
     write_atomically(note, json.dumps(remembered))
+    hide_home()
     return load_cache(folder)
 
 

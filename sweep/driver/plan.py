@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import yaml
 
@@ -58,6 +59,8 @@ def _cost(sweep: SweepConfig, at_once: int) -> str:
 
     config = sweep.base_config()
     folder = built_cache(config)
+    if config.data.path and not Path(config.data.path).expanduser().exists():
+        return f"data: there is no {config.data.path} here; `base.data.path=FOLDER` names another place"
     if folder is None:
         return "cost: not known before the cache is there; `paraphrase cache build` makes it"
     threads = threads_of_trial(sweep.resources)

@@ -174,3 +174,15 @@ def test_two_builders_make_one_cache_and_a_killed_one_leaves_nothing_finished(ti
     assert len(keys) == 1
     assert not list((tmp_path / "caches").glob(".*.part"))
     verify_cache(tmp_path / "caches" / keys.pop())
+
+
+def test_a_home_in_a_working_folder_is_left_alone_by_git_and_by_uploads(
+    tiny: Config, tiny_cache: FeatureCache, tmp_path: Path, monkeypatch
+) -> None:
+    shutil.copytree(tiny_cache.folder.parents[1], tmp_path / ".paraphrase")
+    shutil.rmtree(tmp_path / ".paraphrase" / "caches")
+    monkeypatch.delenv("PARAPHRASE_HOME")
+    monkeypatch.chdir(tmp_path)
+    open_cache(tiny, progress=False)
+    subprocess.run(["git", "init", "-q"], check=True)
+    assert subprocess.run(["git", "status", "--short"], capture_output=True, text=True, check=True).stdout == ""

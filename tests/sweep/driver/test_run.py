@@ -166,6 +166,11 @@ def test_interrupted_sweep_says_how_to_go_on_and_takes_a_larger_budget(home: Pat
     assert "sweep topped: not found" in paraphrase_here("sweep", "show", "topped").stderr
 
 
+def test_a_dry_run_says_that_the_data_are_not_there() -> None:
+    ran = paraphrase_here("sweep", "run", "birds", "--dry-run", "base.data.path=nowhere")
+    assert ran.returncode == 0 and ran.stdout.splitlines()[-1].startswith("data: there is no nowhere here")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [("warm_start=nobody", "sweep nobody: not found"), ("tracking_uri=nowhere://x", "tracking_uri: nowhere")],
