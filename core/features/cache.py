@@ -9,12 +9,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import mmap
+import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -27,6 +30,8 @@ from paraphrase.core.pooling import build_module
 VERSION = 1
 """Format of a cache; part of its key."""
 META, SMALL = "meta.json", "small.safetensors"
+LARGE = 0.5
+"""Share of the machine's memory from which on a split is not expected to stay there."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -179,11 +184,14 @@ def _open_split(folder: Path, split: str, meta: dict[str, Any], small: dict[str,
     n, channels = meta["map_size"], meta["channels"]
 
     def mapped(name: str, *shape: int) -> Tensor:
-        size = 1
-        for side in shape:
-            size *= side
         # shared, so that all processes have the same pages; nothing writes to them
-        return torch.from_file(str(folder / f"{split}.{name}.bin"), shared=True, size=size, dtype=dtype).view(shape)
+        with (folder / f"{split}.{name}.bin").open("rb") as file:
+            pages = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        if split != "test" and len(pages) > LARGE * memory():
+            pages.madvise(mmap.MADV_RANDOM)  # else each image brings the megabytes behind it, which push others out
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that nothing may write to it
+            return torch.frombuffer(pages, dtype=dtype).view(shape)
 
     return Split(
         features=mapped("features", images, n, n, channels),
@@ -192,6 +200,32 @@ def _open_split(folder: Path, split: str, meta: dict[str, Any], small: dict[str,
         landmarks=small[f"{split}.landmarks"],
         performer_labels=small[f"{split}.performer_labels"],
     )
+
+
+def memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+class ReadAhead:
+    """Asks the disk for images of a cache that memory cannot hold, before training gathers them; does nothing for others.
+
+    Args:
+        cache: whose training images, and their mirror images, are read in a random order.
+    """
+
+    def __init__(self, cache: FeatureCache):
+        self.files: list[tuple[BinaryIO, int]] = []
+        for split, images in cache.meta["images"].items():
+            file = cache.folder / f"{split}.features.bin"
+            if split != "test" and file.stat().st_size > LARGE * memory():
+                self.files.append((file.open("rb"), file.stat().st_size // images))
+
+    def __call__(self, index: Tensor) -> None:
+        """index: numbers of images, of any shape."""
+        for file, size in self.files:
+            for image in index.flatten().tolist():
+                os.posix_fadvise(file.fileno(), image * size, size, os.POSIX_FADV_WILLNEED)
 
 
 def file_hash(file: Path) -> str:

@@ -20,7 +20,7 @@ from paraphrase.core.device import autocast_for, choose_device
 from paraphrase.core.errors import InputError
 from paraphrase.core.explainer.checkpoint import read_tensors, save_explainer, write_tensors
 from paraphrase.core.explainer.network import Explainer, Explanation, Norm, PerformerShape
-from paraphrase.core.features.cache import FeatureCache
+from paraphrase.core.features.cache import FeatureCache, ReadAhead
 from paraphrase.core.files import write_atomically
 from paraphrase.core.measure.evaluation import evaluate, gather
 from paraphrase.core.measure.filter_table import FILTERS, filters_csv
@@ -28,6 +28,8 @@ from paraphrase.core.objective.terms import LOSS_KEYS, PER_REPLICATE, Step
 from paraphrase.core.objective.weights import LossWeights, weighted_terms
 
 CHECKPOINT = "checkpoint.safetensors"
+AHEAD = 4
+"""Batches that are asked of the disk before they are gathered."""
 
 
 def batch_key(config: Config) -> str | None:
@@ -130,7 +132,11 @@ class Training:
         order = torch.stack(orders)[:, : self.steps * self.batch_size].to(self.cache.train.features.device)
         # not finite terms stay so in a sum, so one look at the end of the epoch finds them
         totals = torch.zeros(len(LOSS_KEYS), len(self.seeds), device=self.device)
-        for step, index in enumerate(order.split(self.batch_size, 1)):
+        batches = order.split(self.batch_size, 1)
+        ahead = ReadAhead(self.cache)
+        for step, index in enumerate(batches):
+            for coming in batches[step + AHEAD : step + AHEAD + 1] if step else batches[: AHEAD + 1]:
+                ahead(coming)
             self._set_rates(self.epoch * self.steps + step)
             terms = weighted_terms(self._step(index), self.weights)
             terms.sum().backward()

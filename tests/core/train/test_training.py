@@ -12,7 +12,7 @@ import torch
 from paraphrase.core.config import Config, load_config, to_mapping
 from paraphrase.core.errors import InputError
 from paraphrase.core.explainer.checkpoint import load_explainer
-from paraphrase.core.features.cache import FeatureCache
+from paraphrase.core.features.cache import FeatureCache, load_cache
 from paraphrase.core.measure.evaluation import baseline
 from paraphrase.core.objective.terms import LOSS_KEYS
 from paraphrase.core.objective.weights import weighted_terms
@@ -201,3 +201,17 @@ def test_only_seeds_and_loss_weights_may_differ_within_a_batch() -> None:
     for change in ("explainer.mask=peak", "train.learning_rate=1e-4", "loss.template_beta=2", "explainer.ordin_width=null"):
         assert batch_key(load_config(None, [change])) != batch_key(base)
     assert batch_key(load_config(None, ["train.replicates=2"])) is None
+
+
+def test_a_cache_that_memory_cannot_hold_is_read_ahead_and_trains_alike(
+    tiny: Config, tiny_cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = trained(Training(configured(tiny), tiny_cache), 1)
+    monkeypatch.setattr("paraphrase.core.features.cache.LARGE", 0.0)
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr("os.posix_fadvise", lambda _, begin, size, how: asked.append((begin, size)))
+    after = trained(Training(configured(tiny), load_cache(tiny_cache.folder)), 1)
+    assert numbers(after) == numbers(before)
+    size = tiny_cache.train.features[0].nbytes
+    every = [(image * size, size) for image in range(len(tiny_cache.train.labels))]
+    assert sorted(asked) == sorted(2 * every)  # of the images and of their mirror images
