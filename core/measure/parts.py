@@ -82,8 +82,12 @@ def _standardised(positions: Tensor, scale: tuple[Tensor, Tensor] | None = None)
 def _ridge(x: Tensor, y: Tensor, asked: Tensor) -> Tensor:
     """Predictions (M, 2) for rows (M, D) of a ridge regression of y (N, 2) on x (N, D) with an intercept."""
     x_mean, y_mean = x.mean(0), y.mean(0)
-    values, vectors = torch.linalg.eigh((x - x_mean).mT @ (x - x_mean))
-    values = values.clamp(min=0)
+    if len(x) < x.shape[1]:  # the same directions, but those in which nothing varies
+        _, singular, rows = torch.linalg.svd(x - x_mean, full_matrices=False)
+        values, vectors = singular.square(), rows.mT
+    else:
+        values, vectors = torch.linalg.eigh((x - x_mean).mT @ (x - x_mean))
+        values = values.clamp(min=0)
     z, target = (x - x_mean) @ vectors, y - y_mean
     moments = z.mT @ target
     best, least = torch.zeros_like(moments), torch.inf

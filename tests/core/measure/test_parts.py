@@ -24,8 +24,9 @@ def peaks(positions: torch.Tensor) -> Peaks:
     return Peaks(positions, torch.ones(positions.shape[:2]))
 
 
-def test_landmark_error_is_the_reference() -> None:
-    (train, seen), (test, asked) = crowd(40, 0), crowd(30, 1)
+@pytest.mark.parametrize("filters", [3, 45])  # fewer numbers than images, and more
+def test_landmark_error_is_the_reference(filters: int) -> None:
+    (train, seen), (test, asked) = crowd(40, 0, filters), crowd(30, 1, filters)
     ours = landmark_error(peaks(train), seen, peaks(test), asked, 100.0)
     for part in range(2):
         arrays = train.numpy(), seen[:, part].numpy(), test.numpy(), asked[:, part].numpy()
