@@ -1,6 +1,8 @@
-"""Devices and mixed precision."""
+"""Devices, memory and mixed precision."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 
@@ -21,6 +23,11 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError):
         raise InputError(f"train.device: {name} is not available; use auto, cpu, cuda or cuda:N") from None
     return device
+
+
+def memory_bytes() -> int:
+    """Main memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def autocast_for(precision: str, device: torch.device) -> torch.autocast:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 NAME = ".paraphrase"
+"""Of the folder, where no other is named."""
 
 
 def home() -> Path:

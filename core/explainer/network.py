@@ -76,8 +76,12 @@ class Norm(nn.Module):
                 weight = torch.where(self.alpha > 0, self.momentum, 1.0)
                 self.alpha.lerp_(peak, weight)
         by_replicate = self.alpha.unflatten(0, (self.replicates, -1))
-        least = (self.FLOOR * by_replicate.mean(1, keepdim=True)).clamp(min=1e-6)
-        return maps / torch.maximum(by_replicate, least).flatten()[:, None, None].to(maps.dtype)
+        return maps / self.divisor(by_replicate).flatten()[:, None, None].to(maps.dtype)
+
+    @classmethod
+    def divisor(cls, alpha: Tensor) -> Tensor:
+        """What channels with these mean peaks (..., C) are divided by."""
+        return torch.maximum(alpha, (cls.FLOOR * alpha.mean(-1, keepdim=True)).clamp(min=1e-6))
 
 
 class Explainer(nn.Module):

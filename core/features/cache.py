@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from paraphrase.core.device import memory_bytes
 from paraphrase.core.errors import InputError
 from paraphrase.core.home import home
 from paraphrase.core.pooling import build_module
@@ -31,7 +32,9 @@ VERSION = 1
 """Format of a cache; part of its key."""
 META, SMALL = "meta.json", "small.safetensors"
 LARGE = 0.5
-"""Share of the machine's memory from which on a split is not expected to stay there."""
+"""Share of the machine's memory from which on a split's features are not expected to stay there."""
+SHUFFLED = {"train", "mirror"}
+"""Splits that are read in a random order."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -184,10 +187,10 @@ def _open_split(folder: Path, split: str, meta: dict[str, Any], small: dict[str,
     n, channels = meta["map_size"], meta["channels"]
 
     def mapped(name: str, *shape: int) -> Tensor:
-        # shared, so that all processes have the same pages; nothing writes to them
-        with (folder / f"{split}.{name}.bin").open("rb") as file:
-            pages = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        if split != "test" and len(pages) > LARGE * memory():
+        file = folder / f"{split}.{name}.bin"
+        with file.open("rb") as opened:  # shared, so that all processes have the same pages; nothing writes to them
+            pages = mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ)
+        if name == "features" and split in SHUFFLED and outgrows_memory(file):
             pages.madvise(mmap.MADV_RANDOM)  # else each image brings the megabytes behind it, which push others out
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that nothing may write to it
@@ -202,9 +205,9 @@ def _open_split(folder: Path, split: str, meta: dict[str, Any], small: dict[str,
     )
 
 
-def memory() -> int:
-    """Bytes of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def outgrows_memory(file: Path) -> bool:
+    """Whether a file of features is read anew in every epoch, since memory does not keep it."""
+    return file.stat().st_size > LARGE * memory_bytes()
 
 
 class ReadAhead:
@@ -216,10 +219,10 @@ class ReadAhead:
 
     def __init__(self, cache: FeatureCache):
         self.files: list[tuple[BinaryIO, int]] = []
-        for split, images in cache.meta["images"].items():
+        for split in SHUFFLED & cache.meta["images"].keys():
             file = cache.folder / f"{split}.features.bin"
-            if split != "test" and file.stat().st_size > LARGE * memory():
-                self.files.append((file.open("rb"), file.stat().st_size // images))
+            if outgrows_memory(file):
+                self.files.append((file.open("rb"), file.stat().st_size // cache.meta["images"][split]))
 
     def __call__(self, index: Tensor) -> None:
         """index: numbers of images, of any shape."""

@@ -49,13 +49,12 @@ def performer_shape(cache: FeatureCache) -> PerformerShape:
     """What an explainer must know of the performer, from its cache."""
     sample = cache.train.features[:512].float()
     pooled = cache.pool(sample.permute(0, 3, 1, 2))
-    peaks = pooled.abs().amax((2, 3)).mean(0)
     return PerformerShape(
         channels=sample.shape[-1],
         pooled=pooled.shape[-1],
         target_sizes=(cache.train.targets[0].shape[1], cache.train.targets[1].shape[1]),
         target_relu=tuple(cache.meta["target_relu"]),
-        channel_peaks=peaks.clamp(min=max(1e-6, Norm.FLOOR * float(peaks.mean()))).cpu(),
+        channel_peaks=Norm.divisor(pooled.abs().amax((2, 3)).mean(0)).cpu(),
         decoder_layers=cache.decoder_layers,
     )
 
@@ -80,6 +79,7 @@ class Training:
         self.config = config
         self.device = choose_device(config.train.device)
         self.cache = cache.to(self.device)
+        self.read_ahead = ReadAhead(cache)
         self.autocast = autocast_for(config.train.precision, self.device)
         self.seeds = seeds or [config.train.seed + r for r in range(config.train.replicates)]
         if not config.explainer.interp_widths and config.explainer.ordin_width is None:
@@ -132,11 +132,10 @@ class Training:
         order = torch.stack(orders)[:, : self.steps * self.batch_size].to(self.cache.train.features.device)
         # not finite terms stay so in a sum, so one look at the end of the epoch finds them
         totals = torch.zeros(len(LOSS_KEYS), len(self.seeds), device=self.device)
-        batches = order.split(self.batch_size, 1)
-        ahead = ReadAhead(self.cache)
-        for step, index in enumerate(batches):
-            for coming in batches[step + AHEAD : step + AHEAD + 1] if step else batches[: AHEAD + 1]:
-                ahead(coming)
+        self.read_ahead(order[:, : AHEAD * self.batch_size])
+        for step, index in enumerate(order.split(self.batch_size, 1)):
+            coming = (step + AHEAD) * self.batch_size
+            self.read_ahead(order[:, coming : coming + self.batch_size])
             self._set_rates(self.epoch * self.steps + step)
             terms = weighted_terms(self._step(index), self.weights)
             terms.sum().backward()

@@ -34,7 +34,7 @@ def describe_plan(sweep: SweepConfig) -> str:
         f"trials: {budget(sweep)}, proposed by {sweep.sampler} over {len(sweep.space)} fields, {at_once} at once",
         f"study: {storage_url(sweep)}",
         f"MLflow: {tracking_uri(sweep)}, experiment {sweep.experiment}",
-        _cost(sweep, at_once),
+        _lacking(sweep.base_config().data.path) or _cost(sweep, at_once),
     ]
     return "\n".join(lines)
 
@@ -50,6 +50,12 @@ def _fits(sweep: SweepConfig) -> int:
         return 1
 
 
+def _lacking(data: str | None) -> str | None:
+    """A line where the data are not there, which is no error: the sweep may be meant for another machine."""
+    there = data is None or Path(data).expanduser().exists()
+    return None if there else f"data: there is no {data} here; `base.data.path=FOLDER` names another place"
+
+
 def _cost(sweep: SweepConfig, at_once: int) -> str:
     import torch
 
@@ -59,8 +65,6 @@ def _cost(sweep: SweepConfig, at_once: int) -> str:
 
     config = sweep.base_config()
     folder = built_cache(config)
-    if config.data.path and not Path(config.data.path).expanduser().exists():
-        return f"data: there is no {config.data.path} here; `base.data.path=FOLDER` names another place"
     if folder is None:
         return "cost: not known before the cache is there; `paraphrase cache build` makes it"
     threads = threads_of_trial(sweep.resources)

@@ -72,8 +72,10 @@ def cores() -> int:
 
 def memory() -> str:
     """Main memory of the machine."""
+    from paraphrase.core.device import memory_bytes  # brings torch, which the driver needs late
+
     try:
-        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
+        return f"{memory_bytes() / 2**30:.0f} GiB"
     except (ValueError, OSError):
         return "unknown"
 

@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from paraphrase.core.config import load_config
+from paraphrase.core.device import memory_bytes
 from paraphrase.core.features.cache import META, SMALL, load_cache
 from paraphrase.core.features.obtain import open_cache
 from paraphrase.core.train.training import Training
@@ -79,8 +80,7 @@ def main() -> None:
         images = enlarge(folder, gigabytes)
         file = folder / "train.features.bin"
         size = file.stat().st_size
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        print(f"{images} images, {size / 1e9:.1f} GB on disk, {memory / 1e9:.1f} GB of memory")
+        print(f"{images} images, {size / 1e9:.1f} GB on disk, {memory_bytes() / 1e9:.1f} GB of memory")
 
         forget(file)
         record, order = size // images, random.Random(0).sample(range(images), min(images, 20_000))

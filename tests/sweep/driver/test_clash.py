@@ -62,10 +62,10 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
 def test_a_sweep_started_beside_modules_of_our_names_trains_and_says_why_no_trial_is_complete(theirs: Path) -> None:
     """The reason is that of our training, in a worker: theirs would have ended it."""
     path = os.pathsep.join([str(theirs), os.environ.get("PYTHONPATH", "")])
-    done = run(theirs, "sweep", "run", "mine.yaml", "trials=1", "base.train.learning_rate=1e30", PYTHONPATH=path)
+    done = run(theirs, "sweep", "run", "mine.yaml", "base.train.learning_rate=1e30", PYTHONPATH=path)
     assert done.returncode == 1
     last = [line for line in done.stderr.splitlines() if "no trial is complete" in line]
-    assert last == ["sweep mine: no trial is complete: the loss is not finite in epoch 1 (seed 0) (1 of 1)"]
+    assert last == ["sweep mine: no trial is complete: the loss is not finite in epoch 1 (seed 0) (2 of 2)"]
     assert "Traceback" not in done.stderr and "worker died" not in done.stderr
 
 
