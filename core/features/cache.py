@@ -10,14 +10,13 @@ import dataclasses
 import hashlib
 import json
 import mmap
-import os
 import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -33,8 +32,6 @@ VERSION = 1
 META, SMALL = "meta.json", "small.safetensors"
 LARGE = 0.5
 """Share of the machine's memory from which on a split's features are not expected to stay there."""
-SHUFFLED = {"train", "mirror"}
-"""Splits that are read in a random order."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -73,6 +70,8 @@ class FeatureCache:
     """The performer's last layer, after an activation where there is one: x_2 (B, D2) -> logits (B, K)."""
     decoder_layers: list
     """For each target (weight, bias) of the performer's own layer, or `identity`, or None."""
+    outgrown: dict[str, mmap.mmap] = field(default_factory=dict)
+    """Split -> the pages of its features, where memory cannot hold them."""
 
     @property
     def class_of(self) -> list[int] | None:
@@ -105,7 +104,8 @@ class FeatureCache:
         if needed > 0.6 * free:  # the rest is for the explainer
             return self
         moved = [s._replace(features=s.features.to(device), targets=[t.to(device) for t in s.targets]) for s in splits]
-        return dataclasses.replace(self, train=moved[0], test=moved[1], mirror=moved[2] if self.mirror else None)
+        mirror = moved[2] if self.mirror else None
+        return dataclasses.replace(self, train=moved[0], test=moved[1], mirror=mirror, outgrown={})
 
 
 class CacheInfo(NamedTuple):
@@ -170,28 +170,32 @@ def load_cache(folder: Path) -> FeatureCache:
         last.load_state_dict({"weight": small["head.weight"], "bias": small["head.bias"]})
         activation = meta["spec"].get("activation")
         head = nn.Sequential(build_module([{"kind": activation}]), last) if activation else last
+    outgrown: dict[str, mmap.mmap] = {}
     return FeatureCache(
         folder=folder,
         meta=meta,
-        train=_open_split(folder, "train", meta, small),
-        test=_open_split(folder, "test", meta, small),
-        mirror=_open_split(folder, "mirror", meta, small) if "mirror" in meta["images"] else None,
+        train=_open_split(folder, "train", meta, small, outgrown),
+        test=_open_split(folder, "test", meta, small, outgrown),
+        mirror=_open_split(folder, "mirror", meta, small, outgrown) if "mirror" in meta["images"] else None,
         pool=build_module(meta["pool"]),
         head=head.requires_grad_(False),
         decoder_layers=layers,
+        outgrown=outgrown,
     )
 
 
-def _open_split(folder: Path, split: str, meta: dict[str, Any], small: dict[str, Tensor]) -> Split:
+def _open_split(
+    folder: Path, split: str, meta: dict[str, Any], small: dict[str, Tensor], outgrown: dict[str, mmap.mmap]
+) -> Split:
     images, dtype = meta["images"][split], DTYPES[meta["dtype"]]
     n, channels = meta["map_size"], meta["channels"]
 
     def mapped(name: str, *shape: int) -> Tensor:
-        file = folder / f"{split}.{name}.bin"
-        with file.open("rb") as opened:  # shared, so that all processes have the same pages; nothing writes to them
-            pages = mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ)
-        if name == "features" and split in SHUFFLED and outgrows_memory(file):
-            pages.madvise(mmap.MADV_RANDOM)  # else each image brings the megabytes behind it, which push others out
+        with (folder / f"{split}.{name}.bin").open("rb") as file:
+            # shared, so that all processes have the same pages; nothing writes to them
+            pages = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        if name == "features" and len(pages) > LARGE * memory_bytes():
+            outgrown[split] = pages
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that nothing may write to it
             return torch.frombuffer(pages, dtype=dtype).view(shape)
@@ -205,30 +209,35 @@ def _open_split(folder: Path, split: str, meta: dict[str, Any], small: dict[str,
     )
 
 
-def outgrows_memory(file: Path) -> bool:
-    """Whether a file of features is read anew in every epoch, since memory does not keep it."""
-    return file.stat().st_size > LARGE * memory_bytes()
-
-
 class ReadAhead:
-    """Asks the disk for images of a cache that memory cannot hold, before training gathers them; does nothing for others.
+    """While it is entered, a cache that memory cannot hold is read image by image, as asked for; others stay as they are.
+
+    Else each image that is read in a random order brings the megabytes behind it, which push others out.
 
     Args:
-        cache: whose training images, and their mirror images, are read in a random order.
+        cache: that is read.
+        splits: of it that are read in a random order.
     """
 
-    def __init__(self, cache: FeatureCache):
-        self.files: list[tuple[BinaryIO, int]] = []
-        for split in SHUFFLED & cache.meta["images"].keys():
-            file = cache.folder / f"{split}.features.bin"
-            if outgrows_memory(file):
-                self.files.append((file.open("rb"), file.stat().st_size // cache.meta["images"][split]))
+    def __init__(self, cache: FeatureCache, *splits: str):
+        images = cache.meta["images"]
+        self.files = [(pages, len(pages) // images[split]) for split, pages in cache.outgrown.items() if split in splits]
+
+    def __enter__(self) -> ReadAhead:
+        for pages, _ in self.files:
+            pages.madvise(mmap.MADV_RANDOM)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pages, _ in self.files:
+            pages.madvise(mmap.MADV_NORMAL)
 
     def __call__(self, index: Tensor) -> None:
-        """index: numbers of images, of any shape."""
-        for file, size in self.files:
+        """Ask the disk for images that will be gathered. index: their numbers, of any shape."""
+        for pages, size in self.files:
             for image in index.flatten().tolist():
-                os.posix_fadvise(file.fileno(), image * size, size, os.POSIX_FADV_WILLNEED)
+                start = image * size // mmap.PAGESIZE * mmap.PAGESIZE
+                pages.madvise(mmap.MADV_WILLNEED, start, (image + 1) * size - start)
 
 
 def file_hash(file: Path) -> str:

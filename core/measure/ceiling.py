@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paraphrase.core.features.cache import FeatureCache, Split
+from paraphrase.core.features.cache import FeatureCache, ReadAhead, Split
 from paraphrase.core.files import write_atomically
 from paraphrase.core.measure.filters import Peaks, peaks_of
 
@@ -38,19 +38,21 @@ def ceiling_peaks(cache: FeatureCache, seed: int = 0) -> tuple[Peaks, Peaks]:
     images = len(cache.train.labels)
     steps = max(1, images // BATCH)
     optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=0.01)
-    for step in range(EPOCHS * steps):
-        if step % steps == 0:
-            order = torch.randperm(images, generator=generator)
-        index = order[(step % steps) * BATCH : (step % steps + 1) * BATCH]
-        optimizer.param_groups[0]["lr"] = RATE * (1 + math.cos(math.pi * step / (EPOCHS * steps))) / 2
-        truth = landmarks[index]
-        weight = _maps(network, cache.train, index, scale).flatten(2).softmax(-1).unflatten(-1, (len(grid), len(grid)))
-        place = torch.stack([weight.sum(2) @ grid, weight.sum(3) @ grid], -1)
-        distance = (place - truth[..., :2] / size).square().sum(-1)
-        loss = (distance * truth[..., 2]).sum() / truth[..., 2].sum().clamp(min=1)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    with ReadAhead(cache, "train") as ahead:
+        for step in range(EPOCHS * steps):
+            if step % steps == 0:
+                order = torch.randperm(images, generator=generator)
+            index = order[(step % steps) * BATCH : (step % steps + 1) * BATCH]
+            ahead(index)
+            optimizer.param_groups[0]["lr"] = RATE * (1 + math.cos(math.pi * step / (EPOCHS * steps))) / 2
+            truth = landmarks[index]
+            weight = _maps(network, cache.train, index, scale).flatten(2).softmax(-1).unflatten(-1, (len(grid), len(grid)))
+            place = torch.stack([weight.sum(2) @ grid, weight.sum(3) @ grid], -1)
+            distance = (place - truth[..., :2] / size).square().sum(-1)
+            loss = (distance * truth[..., 2]).sum() / truth[..., 2].sum().clamp(min=1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
     return _peaks(network, cache.train, scale, cache), _peaks(network, cache.test, scale, cache)
 
 

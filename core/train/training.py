@@ -79,7 +79,6 @@ class Training:
         self.config = config
         self.device = choose_device(config.train.device)
         self.cache = cache.to(self.device)
-        self.read_ahead = ReadAhead(cache)
         self.autocast = autocast_for(config.train.precision, self.device)
         self.seeds = seeds or [config.train.seed + r for r in range(config.train.replicates)]
         if not config.explainer.interp_widths and config.explainer.ordin_width is None:
@@ -132,16 +131,17 @@ class Training:
         order = torch.stack(orders)[:, : self.steps * self.batch_size].to(self.cache.train.features.device)
         # not finite terms stay so in a sum, so one look at the end of the epoch finds them
         totals = torch.zeros(len(LOSS_KEYS), len(self.seeds), device=self.device)
-        self.read_ahead(order[:, : AHEAD * self.batch_size])
-        for step, index in enumerate(order.split(self.batch_size, 1)):
-            coming = (step + AHEAD) * self.batch_size
-            self.read_ahead(order[:, coming : coming + self.batch_size])
-            self._set_rates(self.epoch * self.steps + step)
-            terms = weighted_terms(self._step(index), self.weights)
-            terms.sum().backward()
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-            totals += terms.detach()
+        with ReadAhead(self.cache, "train", "mirror") as ahead:
+            ahead(order[:, : AHEAD * self.batch_size])
+            for step, index in enumerate(order.split(self.batch_size, 1)):
+                coming = (step + AHEAD) * self.batch_size
+                ahead(order[:, coming : coming + self.batch_size])
+                self._set_rates(self.epoch * self.steps + step)
+                terms = weighted_terms(self._step(index), self.weights)
+                terms.sum().backward()
+                self.optimizer.step()
+                self.optimizer.zero_grad(set_to_none=True)
+                totals += terms.detach()
         self._check(totals)
         self.epoch += 1
         metrics = evaluate(self.explainer, self.cache, self.autocast, at_end=self.finished, same=self.config.train.replicates > 1)

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import math
+import mmap
 from pathlib import Path
 
 import pytest
@@ -208,10 +209,26 @@ def test_a_cache_that_memory_cannot_hold_is_read_ahead_and_trains_alike(
 ) -> None:
     before = trained(Training(configured(tiny), tiny_cache), 1)
     monkeypatch.setattr("paraphrase.core.features.cache.LARGE", 0.0)
-    asked: list[tuple[int, int]] = []
-    monkeypatch.setattr("os.posix_fadvise", lambda _, begin, size, how: asked.append((begin, size)))
-    after = trained(Training(configured(tiny), load_cache(tiny_cache.folder)), 1)
+    cache, asked = load_cache(tiny_cache.folder), []
+
+    class Pages:
+        """Notes what is asked of real pages."""
+
+        def __init__(self, pages: mmap.mmap):
+            self.pages = pages
+
+        def __len__(self) -> int:
+            return len(self.pages)
+
+        def madvise(self, advice: int, *place: int) -> None:
+            self.pages.madvise(advice, *place)
+            asked.append((advice, *place))
+
+    cache.outgrown = {split: Pages(pages) for split, pages in cache.outgrown.items()}
+    after = trained(Training(configured(tiny), cache), 1)
     assert numbers(after) == numbers(before)
-    size = tiny_cache.train.features[0].nbytes
-    every = [(image * size, size) for image in range(len(tiny_cache.train.labels))]
-    assert sorted(asked) == sorted(2 * every)  # of the images and of their mirror images
+    size = cache.train.features[0].nbytes
+    begins = [image * size // mmap.PAGESIZE * mmap.PAGESIZE for image in range(len(cache.train.labels))]
+    every = [(mmap.MADV_WILLNEED, begin, (image + 1) * size - begin) for image, begin in enumerate(begins)]
+    assert sorted(asked[2:-2]) == sorted(2 * every)  # of the images and of their mirror images
+    assert [advice for advice, *_ in asked[:2] + asked[-2:]] == 2 * [mmap.MADV_RANDOM] + 2 * [mmap.MADV_NORMAL]
