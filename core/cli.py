@@ -123,15 +123,18 @@ def _performer_layers(arguments: argparse.Namespace) -> int:
     import yaml
 
     from paraphrase.core.config import load_config
-    from paraphrase.core.performer.performer import build_network
+    from paraphrase.core.performer.performer import Performer, build_network
     from paraphrase.core.performer.spec import FIELDS, candidates, resolve_spec
 
     config = load_config(None, [f"performer.arch={arguments.arch}", *arguments.overrides]).performer
     network = build_network(config.arch, None, None, config.arguments, config.head, config.head_dropout)
     show_table([["layer", "C x n x n", "stride px", "field px"], *candidates(config, network)])
     spec = resolve_spec(config, network)
+    rest = Performer(network, spec).rest()  # which sees whether the network can be cut there
     shown = {"arch": spec.arch, "input_size": spec.input_size} | {name: getattr(spec, name) for name in FIELDS}
     print(yaml.safe_dump({"performer": shown}, sort_keys=False, default_flow_style=None), end="")
+    if rest is not None:
+        print(f"# rest: {len(rest.nodes)} operations from the feature to the targets, frozen, behind the explainer's decoder")
     return 0
 
 

@@ -134,7 +134,8 @@ class PerformerConfig:
     other layers are; `paraphrase performer layers` shows them."""
     pool: list[str] | None = None
     """What lies between the feature layer and the first target, in order, the performer's last pooling: module paths, or for
-    functions words: mean, max, `max:K:S:P` and `avg:K:S:P` (kernel, stride, padding), relu."""
+    functions words: mean, max, `max:K:S:P` and `avg:K:S:P` (kernel, stride, padding), relu. `rest` alone: the explainer rebuilds
+    the feature, and all layers between it and the targets make them of it, frozen."""
     targets: list[str] | None = None
     """Module paths of the two target layers (fc6 and fc7 after their ReLU); `PATH:input` is what a module takes."""
     decoder_init: list[str] | None = None

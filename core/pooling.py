@@ -14,6 +14,9 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 """Those between the feature and the logits, by the names of their functions."""
 
+REST = "rest"
+"""In the place of a pooling: all layers between the feature and the targets, frozen; see `paraphrase.core.rest`."""
+
 
 class ChannelNorm(nn.Module):
     """Layer norm over the channels of (B, C, n, n) maps, as ConvNeXt has it before its last layer."""

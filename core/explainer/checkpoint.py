@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -17,8 +18,11 @@ from paraphrase.core.errors import InputError
 from paraphrase.core.explainer.network import Explainer, PerformerShape
 from paraphrase.core.files import write_atomically
 from paraphrase.core.pooling import build_module, describe_module
+from paraphrase.core.rest import Rest
 
 EXPLAINER, ABOUT = "explainer.safetensors", "explainer.json"
+REST = "rest."
+"""What the names of the weights of the performer's own layers begin with."""
 
 
 def write_tensors(file: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
@@ -58,9 +62,11 @@ def save_explainer(explainer: Explainer, folder: Path, about: dict[str, Any]) ->
         "explainer": dataclasses.asdict(explainer.config),
         "replicates": explainer.replicates,
         "pool": describe_module(explainer.pool),
+        "rest": shape.rest and shape.rest.description,
         "shape": {k: getattr(shape, k) for k in ("channels", "pooled", "target_sizes", "target_relu")},
     }
-    write_tensors(folder / EXPLAINER, explainer.state_dict(), network)
+    rest = {} if shape.rest is None else {f"{REST}{k}": v for k, v in shape.rest.weights().items()}
+    write_tensors(folder / EXPLAINER, explainer.state_dict() | rest, network)
     write_atomically(folder / ABOUT, json.dumps(network | about, indent=2) + "\n")
 
 
@@ -73,9 +79,10 @@ def load_explainer(folder: str | Path) -> Explainer:
     tensors, about = read_tensors(Path(folder) / EXPLAINER)
     config = from_mapping(ExplainerConfig, about["explainer"])
     sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in about["shape"].items()}
-    shape = PerformerShape(
-        **sizes, channel_peaks=tensors[next(iter(tensors))].new_ones(sizes["channels"]), decoder_layers=[None, None]
-    )
+    own = {name.removeprefix(REST): tensors.pop(name) for name in list(tensors) if name.startswith(REST)}
+    rest = Rest(about["rest"], own) if about.get("rest") else None
+    peaks = torch.ones(sizes["channels"])
+    shape = PerformerShape(**sizes, channel_peaks=peaks, decoder_layers=[None, None], rest=rest)
     explainer = Explainer(config, shape, build_module(about["pool"]), list(range(about["replicates"])))
     explainer.load_state_dict(tensors)
     return explainer.eval().requires_grad_(False)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from paraphrase.core.config import ExplainerConfig
 from paraphrase.core.objective.losses import mask_maps
+from paraphrase.core.rest import Rest
 
 IDENTITY_NOISE = 0.1
 """Share of a random initialisation that is added to an identity start, so that equal channels can part ways."""
@@ -35,6 +36,8 @@ class PerformerShape(NamedTuple):
     """(C,) float32: mean over training images of each channel's largest value behind the pooling, which `Norm` divides by."""
     decoder_layers: list
     """Per target (weight, bias) of the performer's own layer, `identity`, or None."""
+    rest: Rest | None = None
+    """The performer's layers from the feature to the targets: the decoder then rebuilds the feature, and they do the rest."""
 
 
 class Explanation(NamedTuple):
@@ -94,9 +97,11 @@ class Explainer(nn.Module):
         seeds: one for each replicate's initialisation; R is their number.
     """
 
+    rest: Rest | None
+
     def __init__(self, config: ExplainerConfig, shape: PerformerShape, pool: nn.Module, seeds: list[int]):
         super().__init__()
-        self.config, self.shape, self.pool = config, shape, pool
+        self.config, self.shape, self.pool, self.rest = config, shape, pool, shape.rest
         self.replicates = len(seeds)
         self.interp_widths = [w or shape.channels for w in config.interp_widths]
         self.ordin_width = None if config.ordin_width is None else config.ordin_width or shape.channels
@@ -120,13 +125,13 @@ class Explainer(nn.Module):
 
     def replicate(self, r: int) -> Explainer:
         """Replicate r as an explainer of its own."""
-        alone = Explainer(self.config, self.shape, self.pool, [0])
+        alone = Explainer(self.config, self.shape, self.pool, [0]).to(next(self.parameters()))
         parts = {}
         for name, value in self.state_dict().items():
             stacked = name.startswith("dec") or name == "w_p"  # the others lie side by side along their first dimension
             parts[name] = value[r : r + 1] if stacked else value.chunk(self.replicates)[r]
         alone.load_state_dict(parts)
-        return alone
+        return alone.train(self.training)
 
     def p(self) -> Tensor | None:
         """(R,) the learned share of the interpretable track; None where a track is absent."""
@@ -165,29 +170,51 @@ class Explainer(nn.Module):
 
     def _mix(self, feature: Tensor, interp_maps: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         """x_enc of both tracks, and conv-ordin's maps."""
-        ordin_maps = None
-        tracks = []
-        if self.interp_widths:
-            tracks.append(self.norm_interp(self.pool(interp_maps[-1])))
-        if self.ordin_width:
-            ordin_maps = F.relu(self._conv(feature, "ordin"))
-            mixed = self._conv(ordin_maps, "mix") if self.ordin_width != self.width else ordin_maps
-            tracks.append(self.norm_ordin(self.pool(mixed)))
-        if len(tracks) == 1:
-            return tracks[0], ordin_maps
-        p = torch.sigmoid(self.w_p).repeat_interleave(self.width)[:, None, None].to(tracks[0].dtype)
-        return p * tracks[0] + (1 - p) * tracks[1], ordin_maps
+        ordin_maps, ordinary = self.ordinary(feature)
+        return self.mixed(self.pool(interp_maps[-1]) if interp_maps else None, ordinary), ordin_maps
+
+    def ordinary(self, feature: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """conv-ordin's maps (B, R * Wo, n, n) and what the ordinary track has to give (B, R * W2, m, m); None without it."""
+        if not self.ordin_width:
+            return None, None
+        maps = F.relu(self._conv(feature, "ordin"))
+        mixed = self._conv(maps, "mix") if self.ordin_width != self.width else maps
+        return maps, self.norm_ordin(self.pool(mixed))
+
+    def mixed(self, interp: Tensor | None, ordinary: Tensor | None) -> Tensor:
+        """x_enc of the interpretable track's last maps, pooled, and what the ordinary track has to give."""
+        if interp is None:
+            assert ordinary is not None
+            return ordinary
+        interp = self.norm_interp(interp)
+        if ordinary is None:
+            return interp
+        p = torch.sigmoid(self.w_p).repeat_interleave(self.width)[:, None, None].to(interp.dtype)
+        return p * interp + (1 - p) * ordinary
 
     def forward(self, feature: Tensor) -> Explanation:
         """Explain a batch. feature: (B, R * C, n, n), replicate r's channels at r * C and on; after ReLU."""
         unmasked_maps, interp_maps = self._interpret(feature)
         x_enc, ordin_maps = self._mix(feature, interp_maps)
+        return Explanation(self.decode(x_enc), unmasked_maps, interp_maps, ordin_maps)
+
+    def decode(self, x_enc: Tensor) -> tuple[Tensor, Tensor]:
+        """x_1 and x_2, each (R, B, D_l), of x_enc (B, R * W2, m, m)."""
+        if self.rest is not None:
+            return self._decode_through(x_enc, self.rest)
         x = x_enc.unflatten(1, (self.replicates, -1)).transpose(0, 1).flatten(2)
         x_1 = self._linear(x, "dec1")
         x_1 = F.relu(x_1) if self.shape.target_relu[0] else x_1
         x_2 = self._linear(x_1, "dec2")
-        x_2 = F.relu(x_2) if self.shape.target_relu[1] else x_2
-        return Explanation((x_1, x_2), unmasked_maps, interp_maps, ordin_maps)
+        return x_1, F.relu(x_2) if self.shape.target_relu[1] else x_2
+
+    def _decode_through(self, x_enc: Tensor, rest: Rest) -> tuple[Tensor, Tensor]:
+        """The feature rebuilt at each place by a linear layer, and the performer's own layers on it."""
+        weight, bias = self.get_parameter("dec1_weight"), self.get_parameter("dec1_bias")
+        rebuilt = F.conv2d(x_enc, weight.flatten(0, 1)[..., None, None], bias.flatten(), groups=self.replicates)
+        by_replicate = rebuilt.unflatten(1, (self.replicates, -1)).transpose(0, 1).flatten(0, 1)
+        x_1, x_2 = (x.unflatten(0, (self.replicates, -1)) for x in rest(by_replicate))
+        return x_1, x_2
 
 
 def _draw(
@@ -244,6 +271,8 @@ def _draw_decoder(
 ) -> dict[str, Tensor]:
     """fc-dec-1 and fc-dec-2: random, or the performer's own layers, whose channels follow x_enc's order and scale."""
     cells = shape.pooled**2
+    if shape.rest is not None:
+        return _draw_rebuilding(config, shape, width, chosen, generator)
     sizes = [(width * cells, shape.target_sizes[0]), shape.target_sizes]
     drawn: dict[str, Tensor] = {}
     for i, (before, after) in enumerate(sizes):
@@ -256,6 +285,18 @@ def _draw_decoder(
             weight, bias = own[0].float().clone(), own[1].float().clone()
         drawn |= {f"dec{i + 1}_weight": weight, f"dec{i + 1}_bias": bias}
     return drawn
+
+
+def _draw_rebuilding(
+    config: ExplainerConfig, shape: PerformerShape, width: int, chosen: Tensor, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """fc-dec at each place of the feature: random, or such that the feature's own channels come back."""
+    weight = torch.empty(shape.channels, width)
+    nn.init.kaiming_normal_(weight, nonlinearity="linear", generator=generator)
+    if config.decoder_init == "performer" and config.encoder_init == "identity":
+        peaks = shape.channel_peaks if config.norm else torch.ones(shape.channels)
+        weight = IDENTITY_NOISE * weight + _selection(chosen, torch.arange(shape.channels)) * peaks[:, None]
+    return {"dec1_weight": weight, "dec1_bias": torch.zeros(shape.channels)}
 
 
 def _performer_layer(shape: PerformerShape, i: int) -> tuple[Tensor, Tensor] | None:

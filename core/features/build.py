@@ -19,7 +19,7 @@ from paraphrase.core.data import Dataset, load_dataset
 from paraphrase.core.data.records import Record
 from paraphrase.core.device import choose_device
 from paraphrase.core.errors import InputError
-from paraphrase.core.features.cache import DTYPES, META, SMALL, VERSION, caches, file_hash, locked
+from paraphrase.core.features.cache import DTYPES, META, REST_WEIGHTS, SMALL, VERSION, caches, file_hash, locked
 from paraphrase.core.performer import Performer, obtain_performer, performer_fingerprint
 from paraphrase.core.performer.fit import load_crops
 from paraphrase.core.pooling import describe_module
@@ -106,6 +106,9 @@ def _write(folder: Path, config: Config, dataset: Dataset, performer: Performer,
     for i, layer in enumerate(layers):
         if isinstance(layer, tuple):
             small |= {f"decoder{i}.weight": layer[0].contiguous(), f"decoder{i}.bias": layer[1].contiguous()}
+    rest = performer.rest()
+    if rest is not None:
+        save_file(rest.weights(), folder / REST_WEIGHTS)
     head = performer.head()
     for last in head.modules():
         if isinstance(last, nn.Linear):
@@ -136,6 +139,7 @@ def _write(folder: Path, config: Config, dataset: Dataset, performer: Performer,
         "target_energy": energy,
         "dtype": config.cache.dtype,
         "pool": describe_module(performer.pool()),
+        "rest": rest and rest.description,
         "decoder_layers": ["linear" if isinstance(layer, tuple) else layer for layer in layers],
         "spec": dataclasses.asdict(performer.spec),
         "files": {f.name: {"bytes": f.stat().st_size, "sha256": file_hash(f)} for f in sorted(folder.iterdir())},

@@ -26,10 +26,11 @@ from paraphrase.core.device import memory_bytes
 from paraphrase.core.errors import InputError
 from paraphrase.core.home import home
 from paraphrase.core.pooling import build_module
+from paraphrase.core.rest import Rest
 
 VERSION = 1
 """Format of a cache; part of its key."""
-META, SMALL = "meta.json", "small.safetensors"
+META, SMALL, REST_WEIGHTS = "meta.json", "small.safetensors", "rest.safetensors"
 LARGE = 0.5
 """Share of the machine's memory from which on a split's features are not expected to stay there."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -70,6 +71,8 @@ class FeatureCache:
     """The performer's last layer, after an activation where there is one: x_2 (B, D2) -> logits (B, K)."""
     decoder_layers: list
     """For each target (weight, bias) of the performer's own layer, or `identity`, or None."""
+    rest: Rest | None = None
+    """The performer's layers from the feature to the targets; None where `pool` and a decoder stand in their place."""
     outgrown: dict[str, mmap.mmap] = field(default_factory=dict)
     """Split -> the pages of its features, where memory cannot hold them."""
 
@@ -180,6 +183,7 @@ def load_cache(folder: Path) -> FeatureCache:
         pool=build_module(meta["pool"]),
         head=head.requires_grad_(False),
         decoder_layers=layers,
+        rest=Rest(meta["rest"], load_file(folder / REST_WEIGHTS)) if meta.get("rest") else None,
         outgrown=outgrown,
     )
 

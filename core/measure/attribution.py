@@ -7,6 +7,7 @@ logit's gradient) times its activation; of the contributions above 0, those of a
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from paraphrase.core.features.cache import META, FeatureCache, caches, load_cach
 from paraphrase.core.measure.alike import groups_alike
 from paraphrase.core.measure.evaluation import filter_scores, performer_peaks, test_peaks
 from paraphrase.core.measure.filters import Peaks
+from paraphrase.core.pooling import ChannelNorm
 
 SIDES = ("explainer", "performer")
 """Whose filters are asked: the explainer's interpretable ones and the performer's own."""
@@ -31,6 +33,10 @@ NO_PART, OTHERS = "no part", "other filters"
 """Names of the rest: filters that name no part, and those that are not among the strongest."""
 CHECKED, TOLERANCE = 8, 0.05
 """Images on which the performer's tail is compared with the cached targets, and the relative error that is rounding."""
+
+
+Behind = Callable[[Tensor], Tensor]
+"""From the values of filters (B, F, m, m) to logits (B, K)."""
 
 
 class ExplainerPath(nn.Module):
@@ -48,13 +54,26 @@ class ExplainerPath(nn.Module):
         super().__init__()
         if not explainer.interp_widths:
             raise InputError("explainer.interp_widths: the explainer has no interpretable track, so no filters that name parts")
-        self.explainer, self.head = explainer, head
-        self.maps: nn.Module = explainer.top_maps
+        self.explainer, self.head = explainer.replicate(0).requires_grad_(False), head
+        self.maps: nn.Module = self.explainer.top_maps
         self.filters = explainer.width
 
     def forward(self, feature: Tensor) -> Tensor:
-        explanation = self.explainer(feature.repeat(1, self.explainer.replicates, 1, 1))
-        return self.head(explanation.outputs[1][0])
+        return self.head(self.explainer(feature).outputs[1][0])
+
+    def split(self, feature: Tensor) -> tuple[Tensor, Behind]:
+        """The filters' values (B, F, m, m) for a feature, and what makes logits of them: the ordinary track goes on as it is.
+
+        Where the pooling leaves each filter to itself, they are taken behind it, where one that is 0 is as good as gone, too.
+        """
+        explainer = self.explainer
+        values, ordinary = explainer.interpret(feature)[-1], explainer.ordinary(feature)[1]
+        pool, later = _pool_first(explainer.pool)
+
+        def behind(values: Tensor) -> Tensor:
+            return self.head(explainer.decode(explainer.mixed(later(values), ordinary))[1][0])
+
+        return pool(values), behind
 
 
 class PerformerPath(nn.Module):
@@ -70,10 +89,10 @@ class PerformerPath(nn.Module):
     def __init__(self, cache: FeatureCache):
         super().__init__()
         self.maps: nn.Module = nn.Identity()
-        self.pool, self.head, self.relu = cache.pool, cache.head, cache.meta["target_relu"]
+        self.pool, self.head, self.rest, self.relu = cache.pool, cache.head, cache.rest, cache.meta["target_relu"]
         self.filters = cache.meta["channels"]
         layers: list[nn.Module] = []
-        for i, layer in enumerate(cache.decoder_layers):
+        for i, layer in enumerate(cache.decoder_layers if self.rest is None else []):
             if layer is None:
                 raise InputError(f"performer.decoder_init.{i}: is no linear layer, so the performer's own filters have no path")
             layers.append(nn.Identity() if layer == "identity" else _linear(*layer))
@@ -82,13 +101,23 @@ class PerformerPath(nn.Module):
 
     def targets(self, feature: Tensor) -> Tensor:
         """x*_2 (B, D2)."""
-        x = self.pool(self.maps(feature)).flatten(1)
+        return self._second_target(self.maps(feature), self.pool)
+
+    def _second_target(self, maps: Tensor, pool: nn.Module) -> Tensor:
+        if self.rest is not None:
+            return self.rest(maps)[1]
+        x = pool(maps).flatten(1)
         for layer, relu in zip(self.layers, self.relu, strict=True):
             x = F.relu(layer(x)) if relu else layer(x)
         return x
 
     def forward(self, feature: Tensor) -> Tensor:
         return self.head(self.targets(feature))
+
+    def split(self, feature: Tensor) -> tuple[Tensor, Behind]:
+        """The filters' values (B, F, m, m) for a feature, and what makes logits of them; see `ExplainerPath.split`."""
+        pool, later = _pool_first(self.pool)
+        return pool(feature), lambda values: self.head(self._second_target(values, later))
 
     @torch.no_grad()
     def _check(self, cache: FeatureCache) -> None:
@@ -100,6 +129,12 @@ class PerformerPath(nn.Module):
             error = float("inf")
         if not error <= TOLERANCE:
             raise InputError("performer.decoder_init: these layers do not turn the pooled feature into performer.targets.1")
+
+
+def _pool_first(pool: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """A pooling, done before filters are taken away, and nothing after; or the other way round where it mixes channels."""
+    mixes = any(isinstance(module, ChannelNorm) for module in pool.modules())
+    return (nn.Identity(), pool) if mixes else (pool, nn.Identity())
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
@@ -248,7 +283,7 @@ def open_subject(folder: Path) -> Subject:
     Raises:
         InputError: if a file is missing or damaged, the data is not what it was, or the networks cannot be explained.
     """
-    explainer, file = load_explainer(folder), folder / ABOUT
+    explainer, file = load_explainer(folder).replicate(0).requires_grad_(False), folder / ABOUT
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
         config, place = from_mapping(Config, about["config"]), caches() / about["performer"]["key"]
@@ -263,8 +298,7 @@ def open_subject(folder: Path) -> Subject:
         raise InputError(f"{file}: was trained on the cache {place.name}, but its data, {dataset.name}, has changed since")
     paths: dict[str, ExplainerPath | PerformerPath]
     paths = {"explainer": ExplainerPath(explainer, cache.head), "performer": PerformerPath(cache)}
-    every = test_peaks(explainer, cache, autocast_for("float32", torch.device("cpu")))
-    first = Peaks(*(t[:, : explainer.width] for t in every))
+    first = test_peaks(explainer, cache, autocast_for("float32", torch.device("cpu")))
     parts, seen = {}, {}
     for side, peaks in zip(SIDES, (first, performer_peaks(cache)), strict=True):
         by_strength = peaks.values.float().mean(0).argsort(descending=True, stable=True).tolist()

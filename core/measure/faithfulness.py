@@ -6,8 +6,6 @@ the parts go in the order of their shares, and the logit must fall further than 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -44,22 +42,6 @@ class Faithfulness(NamedTuple):
         return float(1 - self.control[1:].mean())
 
 
-@contextmanager
-def _kept(path: ExplainerPath | PerformerPath, mask: Tensor) -> Iterator[None]:
-    """Within it the maps of filters whose mask (B, F) is 0 are 0."""
-    handle = path.maps.register_forward_hook(lambda _, __, maps: _masked(maps, mask))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _masked(maps: Tensor, mask: Tensor) -> Tensor:
-    """The first F of maps (B, R * F, n, n), times the mask; other replicates stay as they are."""
-    rest = maps[:, mask.shape[1] :]
-    return torch.cat([maps[:, : mask.shape[1]] * mask[..., None, None].to(maps.dtype), rest], 1)
-
-
 @torch.no_grad()
 def faithfulness(
     path: ExplainerPath | PerformerPath, features: Tensor, answers: Tensor, groups: Groups, shares: Tensor, seed: int = 0
@@ -83,9 +65,11 @@ def faithfulness(
     generator = torch.Generator().manual_seed(seed)
     count = torch.bincount(groups.member, minlength=len(groups.names))
 
+    values, behind = path.split(feature)
+
     def logit(gone: Tensor) -> Tensor:
-        with _kept(path, (~gone).float()):
-            return path(feature).gather(1, answers[:, None]).squeeze(1).double().mean()
+        kept = values * (~gone)[..., None, None]
+        return behind(kept).gather(1, answers[:, None]).squeeze(1).double().mean()
 
     whole, nothing = logit(torch.zeros_like(step, dtype=torch.bool)), logit(torch.ones_like(step, dtype=torch.bool))
 

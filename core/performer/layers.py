@@ -13,7 +13,7 @@ from typing import Any
 
 from paraphrase.core.errors import InputError
 from paraphrase.core.performer.graph import INPUT, NON_NEGATIVE, Graph, Node
-from paraphrase.core.pooling import ACTIVATIONS
+from paraphrase.core.pooling import ACTIVATIONS, REST
 
 POOLINGS = {"max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"}
 SHAPES = {"flatten", "permute", "view", "reshape", "dropout", "dropout2d", "contiguous", "squeeze", "__getitem__", "clone"}
@@ -124,8 +124,7 @@ def _pooling_before(graph: Graph, lost: int, arch: str, feature: int | None = No
             if node.name not in POOLINGS | {"dropout", "dropout2d"} and not (activates and _named(graph, at) is None):
                 break
         elif node.name not in POOLINGS | SHAPES and not activates:
-            what = f"{node.name} in {node.where} lies between it and the targets"
-            raise InputError(f"performer.feature: {what}; name a later layer")
+            raise _LayersBetweenError
         pool, at = _word(graph, at, arch) + pool, _maps_of(graph, at)
     return pool, at
 
@@ -135,13 +134,16 @@ def _maps_of(graph: Graph, number: int) -> int:
     return next(i for i in graph.nodes[number].inputs if _has_places(graph.nodes[i].shape))
 
 
-def pooling_between(graph: Graph, feature: int, arch: str) -> list[str]:
-    """The pooling from maps that are named by hand to the first linear layer.
+class _LayersBetweenError(Exception):
+    """More than a pooling lies between a feature that is named by hand and the first linear layer."""
 
-    Raises:
-        InputError: if anything else lies between.
-    """
-    return _pooling_before(graph, last_lost(graph, arch), arch, feature)[0]
+
+def pooling_between(graph: Graph, feature: int, arch: str) -> list[str]:
+    """What leads from maps that are named by hand to the targets: a pooling, or all layers as they are."""
+    try:
+        return _pooling_before(graph, last_lost(graph, arch), arch, feature)[0]
+    except (_LayersBetweenError, InputError):
+        return [REST]
 
 
 def _word(graph: Graph, number: int, arch: str) -> list[str]:

@@ -16,9 +16,12 @@ from paraphrase.core.errors import InputError
 from paraphrase.core.foreign import called
 from paraphrase.core.performer import networks
 from paraphrase.core.performer.graph import INPUT, trace
+from paraphrase.core.performer.layers import never_negative
 from paraphrase.core.performer.receptive_field import ReceptiveField, receptive_field
+from paraphrase.core.performer.rest import rest_of
 from paraphrase.core.performer.spec import TIMM, Spec, is_factory, resolve_spec, timm_of
 from paraphrase.core.pooling import ACTIVATIONS, pooling_of
+from paraphrase.core.rest import Rest
 
 OWN = {"small": networks.small, "vgg_m": networks.vgg_m, "vgg_s": networks.vgg_s}
 """Networks defined here; every other name is torchvision's."""
@@ -56,6 +59,7 @@ class Performer(nn.Module):
     def _shape_of_feature(self) -> tuple[int, int, int]:
         """(C, n, n), told from shapes alone."""
         spec, graph = self.spec, trace(self.network, self.spec.input_size)
+        self._rectified = never_negative(graph, graph.at(spec.feature) or 0)
         for name, path in [("feature", spec.feature), *((f"targets.{i}", path) for i, path in enumerate(spec.targets))]:
             if graph.at(path) is None:
                 raise InputError(f"performer.{name}: {path} gives no tensor when {spec.arch} classifies")
@@ -104,16 +108,23 @@ class Performer(nn.Module):
     def pool(self) -> nn.Module:
         """A copy of the performer's own last pooling: feature (B, C, n, n) -> (B, C, m, m).
 
-        An adaptive pooling that leaves maps of this size as they are (torchvision's `avgpool` at 224 px) is left out.
+        An adaptive pooling that leaves maps of this size as they are (torchvision's `avgpool` at 224 px) is left out. Where the
+        rest of the performer takes the feature, nothing is pooled before.
         """
         maps, modules = torch.zeros(1, *self.feature_shape), []
-        for path in self.spec.pool:
+        for path in [] if self.spec.through_rest else self.spec.pool:
             module = pooling_of(path) or copy.deepcopy(self.network.get_submodule(path))
             pooled = copy.deepcopy(module).cpu()(maps)
             if not (isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d) and pooled.shape == maps.shape):
                 modules.append(module)
             maps = pooled
         return nn.Sequential(*modules)
+
+    def rest(self) -> Rest | None:
+        """A copy of all layers from the feature to the targets; None where a pooling and the decoder stand in their place."""
+        if not self.spec.through_rest:
+            return None
+        return rest_of(self.network, self.spec.feature, self.spec.targets, self.spec.input_size, self._rectified)
 
     def head(self) -> nn.Module:
         """A copy of what follows the second target: (B, D2) -> logits (B, K); the identity if that is the logits."""
@@ -144,6 +155,11 @@ class Performer(nn.Module):
             )
         if not torch.allclose(head(seen.targets[1]), seen.logits, rtol=1e-3, atol=1e-4):
             raise InputError(f"performer.targets.1: the last layer does not turn {self.spec.targets[1]} into the logits")
+        if (rest := self.rest()) is not None:
+            made = rest(seen.feature)
+            if not all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(made, seen.targets, strict=True)):
+                raise InputError(f"performer.feature: the layers after {self.spec.feature} do not make the targets of it alone")
+            return
         pooled = self.pool()(seen.feature).flatten(1)
         if self.spec.decoder_init[0] == "identity" and (
             pooled.shape != seen.targets[0].shape or not torch.allclose(pooled, seen.targets[0], rtol=1e-3, atol=1e-4)
@@ -153,7 +169,9 @@ class Performer(nn.Module):
             )
 
     def decoder_layers(self) -> list[tuple[Tensor, Tensor] | str | None]:
-        """For each target the (weight, bias) of the performer's own layer, or `identity`."""
+        """For each target the (weight, bias) of the performer's own layer, or `identity`; None where the rest makes it."""
+        if self.spec.through_rest:
+            return [None, None]
         layers: list[tuple[Tensor, Tensor] | str | None] = []
         for path in self.spec.decoder_init:
             module = None if path == "identity" else self.network.get_submodule(path)

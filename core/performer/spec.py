@@ -21,7 +21,7 @@ from paraphrase.core.performer.layers import (
     pooling_between,
 )
 from paraphrase.core.performer.receptive_field import field_at
-from paraphrase.core.pooling import pooling_of
+from paraphrase.core.pooling import REST, pooling_of
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -37,7 +37,8 @@ class Spec:
     feature: str
     """Module path of the feature layer."""
     pool: list[str]
-    """Between feature layer and first target, the performer's last pooling: module paths, and words of `pooling_of`."""
+    """Between feature layer and first target, the performer's last pooling: module paths, and words of `pooling_of`; or `rest`
+    alone: all layers up to both targets, as they are."""
     targets: list[str]
     """Module paths of the two target layers."""
     decoder_init: list[str]
@@ -56,6 +57,11 @@ class Spec:
     """Of the factory, where the architecture is one."""
     head: list[int] = field(default_factory=list)
     """Widths of fully connected layers in the place of the network's own last one."""
+
+    @property
+    def through_rest(self) -> bool:
+        """Whether the explainer rebuilds the feature, and the performer's own layers make the targets of it."""
+        return self.pool == [REST]
 
 
 FIELDS = ("feature", "pool", "targets", "decoder_init")
@@ -175,13 +181,15 @@ def _check_paths(given: dict[str, Any], network: nn.Module, arch: str) -> None:
         paths = {f"performer.{name}": value} if isinstance(value, str) else {}
         paths = paths or {f"performer.{name}.{i}": path for i, path in enumerate(value)}
         for where, path in paths.items():
-            word = path == "identity" if name == "decoder_init" else name == "pool" and pooling_of(path) is not None
+            word = path == "identity" if name == "decoder_init" else name == "pool" and (path == REST or pooling_of(path))
             if not word and path.removesuffix(INPUT) not in modules:
                 near = ", ".join(difflib.get_close_matches(path, modules, 3)) or ", ".join(list(modules)[1:4])
                 raise InputError(f"{where}: {arch} has no module {path}; nearest: {near}")
     for name in ("targets", "decoder_init"):
         if name in given and len(given[name]) != 2:
             raise InputError(f"performer.{name}: expected two module paths, got {len(given[name])}")
+    if REST in given.get("pool", []) and len(given["pool"]) > 1:
+        raise InputError(f"performer.pool: {REST} is all that lies between the feature and the targets, so it stands alone")
 
 
 def candidates(config: PerformerConfig, network: nn.Module) -> list[list[str]]:

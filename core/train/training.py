@@ -56,6 +56,7 @@ def performer_shape(cache: FeatureCache) -> PerformerShape:
         target_relu=tuple(cache.meta["target_relu"]),
         channel_peaks=Norm.divisor(pooled.abs().amax((2, 3)).mean(0)).cpu(),
         decoder_layers=cache.decoder_layers,
+        rest=cache.rest,
     )
 
 

@@ -87,7 +87,8 @@ def test_grad_cam_of_the_first_replicate_is_that_of_plain_autograd(replicates: i
     expected = weighted_by_hand(maps, logits, categories)
     assert found.shape == (5, width, 4, 4)
     assert np.abs(expected).max() > 1e-3
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-12)
+    rtol, atol = (1e-4, 1e-7) if config.get("mask") == "mean" else (1e-9, 1e-12)  # whose place is reckoned in float32
+    np.testing.assert_allclose(found.numpy(), expected, rtol=rtol, atol=atol)
 
 
 def test_named_maps_are_the_last_interpretable_ones_and_add_no_state() -> None:

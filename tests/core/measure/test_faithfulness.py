@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from paraphrase.core.features.cache import FeatureCache
-from paraphrase.core.measure.attribution import NO_PART, PerformerPath, contributions, group, shares
+from paraphrase.core.measure.attribution import NO_PART, Behind, PerformerPath, contributions, group, shares
 from paraphrase.core.measure.faithfulness import faithfulness
 
 
@@ -16,10 +16,13 @@ class Additive(nn.Module):
 
     def __init__(self, worth: list[float]):
         super().__init__()
-        self.maps, self.filters, self.worth = nn.Identity(), len(worth), torch.tensor(worth)
+        self.worth = torch.tensor(worth)
 
-    def forward(self, feature: Tensor) -> Tensor:
-        logit = (self.maps(feature).mean((2, 3)) * self.worth).sum(1)
+    def split(self, feature: Tensor) -> tuple[Tensor, Behind]:
+        return feature, self._logits
+
+    def _logits(self, maps: Tensor) -> Tensor:
+        logit = (maps.mean((2, 3)) * self.worth).sum(1)
         return torch.stack([logit, -logit], 1)
 
 
