@@ -199,6 +199,7 @@ def _run_trials(session: Session) -> None:
         gpus = gpus_of_trial(sweep.resources, available)
         batch = trials_per_batch(study, sweep, gpus, at_once)
         searcher = StudySearcher(study, sweep, session.tracker, progress, at_once, batch)
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once)  # else actors start one after another, and clusters grow by one
         try:
             tune.run(
                 ExplainerTrial,

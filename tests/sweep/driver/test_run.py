@@ -312,6 +312,23 @@ def test_a_killed_driver_goes_on_with_its_batches_and_one_whose_worker_died_too_
     assert batches("batches") == ended | {(4,), (5,)}
 
 
+def test_trials_that_fit_are_asked_of_the_cluster_at_once(home: Path, tmp_path: Path, on_ray_here: str) -> None:
+    """So that an autoscaler sees all that is wanted: while others hold the machine, both trials wait for it together."""
+    import ray
+    from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
+
+    held = placement_group([{"CPU": 1}] * int(ray.cluster_resources()["CPU"]))
+    ray.get(held.ready())
+    try:
+        file = write(tmp_path, "demand", trials=2, resources={"concurrency": 2})
+        driver = subprocess.Popen(command("sweep", "run", str(file)), stderr=subprocess.DEVNULL)
+        until(lambda: [group["state"] for group in placement_group_table().values()].count("PENDING") == 2, driver)
+    finally:
+        remove_placement_group(held)
+    assert driver.wait(PATIENCE) == 0
+    assert check_record(home, "demand", 2)["trials"]["complete"] == 2
+
+
 def test_batches_keep_to_the_budget(home: Path, tmp_path: Path, ray_here: str) -> None:
     start = [{"loss.eta": eta} for eta in (0.4, 0.5, 0.6, 0.7)]
     file = write(tmp_path, "budget", start=start, trials=2, resources={"trials_per_batch": 8})
