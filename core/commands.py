@@ -98,17 +98,16 @@ def train(
         raise InputError(f"--out {out}: holds an explainer already; add --resume to go on, or name another folder")
     cache = open_cache(config)
     training = Training.load(out, config, cache) if exists else Training(config, cache)
-    with bar("train", config.train.epochs, "epochs", training.epoch) as moving:
+    with bar("train", config.train.epochs * training.steps, "steps", training.epoch * training.steps) as moving:
         while not training.finished:
             try:
-                entry = training.run_epoch()
+                entry = training.run_epoch(moving.advance)
             except TrainingEnded as error:
                 kept = f"; the checkpoint in {out} is of epoch {training.history[-1]['epoch']}" if training.history else ""
                 raise TrainingEnded(f"{error}{kept}") from None
             training.save(out)
-            moving.advance(
-                about=" ".join(f"{cell} {value}" for cell, value in zip(*metrics_rows({"": entry}, WATCHED), strict=True))
-            )
+            figures = zip(*metrics_rows({"": entry}, WATCHED), strict=True)
+            moving.advance(0, f"epoch {training.epoch} " + " ".join(f"{cell} {value}" for cell, value in figures))
     training.save_explainer(out)
     with waiting("measuring and drawing"):
         rows = {**baseline(cache), "explainer": training.history[-1]}

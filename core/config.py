@@ -79,7 +79,7 @@ class DataConfig:
 
 @dataclass(config=RULES)
 class FitConfig:
-    epochs: Whole = Field(default=10, ge=0)
+    epochs: Whole = Field(default=20, ge=0)
     """Passes over the training split; 0: the network stays as it is, with its own weights and classes."""
     batch_size: Whole = Field(default=64, ge=1)
     """Images per step."""
@@ -97,6 +97,9 @@ class FitConfig:
     """Strength of random brightness, contrast and saturation changes."""
     rotation: Real = Field(default=0.0, ge=0.0, le=180.0)
     """Random rotations of up to this many degrees."""
+    hide: Real = Field(default=0.3, ge=0.0, lt=1.0)
+    """Share of the 4 x 4 patches of each training image that are hidden at random (Hide-and-Seek, Singh and Lee, ICCV 2017), so
+    that the performer learns to look at more than the easiest part; 0 turns it off."""
     seed: Whole = Field(default=0, ge=0)
     """Seed of initialisation, data order and augmentation."""
 
@@ -182,7 +185,7 @@ class TrainConfig:
     """Images per step and replicate."""
     learning_rate: Real = Field(default=2e-3, gt=0.0)
     """Peak learning rate of the encoder (AdamW, one-cycle)."""
-    decoder_learning_rate: Real = Field(default=1e-3, gt=0.0)
+    decoder_learning_rate: Real = Field(default=2e-3, gt=0.0)
     """Peak learning rate of the decoder."""
     p_learning_rate: Real = Field(default=5e-2, gt=0.0)
     """Peak learning rate of w_p; with the common one p stays near 0.5."""

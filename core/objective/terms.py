@@ -34,10 +34,10 @@ class LossConfig:
     """Standard deviation of the offset of two filters, as a share of the crop's side, from which on they differ."""
     lambda_m: Real = Field(default=100.0, ge=0.0)
     """Weight of the mirror term: a filter sits at the mirrored place in the mirrored image. Needs `cache.mirror: true`."""
-    lambda_g: Real = Field(default=0.0, ge=0.0)
+    lambda_g: Real = Field(default=1.0, ge=0.0)
     """Weight of the group-information term: filter groups look at different things, wherever they are."""
     groups: Whole = Field(default=8, ge=2)
-    """K filter groups of the group-information term; at most the width of the last interpretable layer."""
+    """K filter groups of the group-information term; where the last interpretable layer has fewer filters, as many as these."""
     group_temperature: Real = Field(default=0.1, gt=0.0)
     """Temperature of the group-information term."""
     kappa: Real = Field(default=10.0, gt=0.0)
@@ -179,7 +179,7 @@ def _groups(step: Step) -> Tensor | None:
     if not step.unmasked_maps:
         return None
     maps, feature = step.by_replicate(step.unmasked_maps[-1]), step.by_replicate(step.feature)
-    return group_information(maps, feature, step.loss.groups, step.loss.group_temperature)
+    return group_information(maps, feature, min(step.loss.groups, maps.shape[2]), step.loss.group_temperature)
 
 
 TERMS = (

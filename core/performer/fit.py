@@ -29,6 +29,9 @@ from paraphrase.core.terminal.progress import bar
 MAX_GRADIENT = 5.0
 """Norm above which a step's gradient is scaled down: networks without batch norm start with some that are far above."""
 
+PATCHES = 4
+"""A side's patches, of which some are hidden; each is then the mean colour of its image."""
+
 VIEWS, MOST_BYTES = 8, 2 * 2**30
 """Random views of each image that go through a frozen network, once, and about how much memory they may take."""
 
@@ -51,7 +54,7 @@ def load_crops(records: list[Record], spec: Spec, threads: int = 4) -> tuple[Ten
 
 
 def augment(images: Tensor, config: FitConfig, generator: torch.Generator) -> Tensor:
-    """Random crops, flips, rotations and colours, all drawn from the generator. images: (B, 3, S, S) in [0, 1]."""
+    """Random crops, flips, rotations, colours and hidden patches, drawn from the generator. images: (B, 3, S, S) in [0, 1]."""
     count = len(images)
 
     def uniform(low: float, high: float) -> Tensor:
@@ -75,6 +78,10 @@ def augment(images: Tensor, config: FitConfig, generator: torch.Generator) -> Te
         images = grey + (images - grey) * saturation
         mean = images.mean((1, 2, 3), keepdim=True)
         images = ((images - mean) * contrast + mean * brightness).clamp(0, 1)
+    if config.hide:
+        shown = torch.rand(count, 1, PATCHES, PATCHES, generator=generator).to(images.device) >= config.hide
+        shown = F.interpolate(shown.float(), images.shape[2:])
+        images = images * shown + images.mean((2, 3), keepdim=True) * (1 - shown)
     return images
 
 

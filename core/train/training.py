@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -116,8 +116,11 @@ class Training:
     def finished(self) -> bool:
         return self.epoch >= self.config.train.epochs
 
-    def run_epoch(self) -> dict[str, float]:
+    def run_epoch(self, stepped: Callable[[], object] | None = None) -> dict[str, float]:
         """Train one epoch and evaluate on the test split.
+
+        Args:
+            stepped: called after each of the epoch's `steps`.
 
         Returns:
             The epoch's entry of `history`: `epoch`, `seconds`, `timestamp` (ms) and each metric's mean over the replicates;
@@ -143,6 +146,8 @@ class Training:
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
                 totals += terms.detach()
+                if stepped:
+                    stepped()
         self._check(totals)
         self.epoch += 1
         metrics = evaluate(self.explainer, self.cache, self.autocast, at_end=self.finished, same=self.config.train.replicates > 1)

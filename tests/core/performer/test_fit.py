@@ -143,13 +143,13 @@ def test_crops_come_with_their_landmarks(stripes: Dataset) -> None:
 
 def test_augmentation_that_is_off_changes_nothing() -> None:
     images = torch.rand(4, 3, 24, 24)
-    off = FitConfig(crop_scale=1.0, flip=False, colour_jitter=0.0, rotation=0.0)
+    off = FitConfig(crop_scale=1.0, flip=False, colour_jitter=0.0, rotation=0.0, hide=0.0)
     torch.testing.assert_close(augment(images, off, torch.Generator()), images)
 
 
 def test_augmentation_mirrors_about_half_of_the_images() -> None:
     images = torch.rand(200, 3, 8, 8)
-    settings = FitConfig(crop_scale=1.0, flip=True, colour_jitter=0.0, rotation=0.0)
+    settings = FitConfig(crop_scale=1.0, flip=True, colour_jitter=0.0, rotation=0.0, hide=0.0)
     seen = augment(images, settings, torch.Generator().manual_seed(0))
     mirrored = [torch.allclose(a, b.flip(2), atol=1e-4) for a, b in zip(seen, images, strict=True)]
     kept = [torch.allclose(a, b, atol=1e-4) for a, b in zip(seen, images, strict=True)]
@@ -158,9 +158,21 @@ def test_augmentation_mirrors_about_half_of_the_images() -> None:
 
 
 def test_augmented_images_stay_images() -> None:
-    settings = FitConfig(crop_scale=0.5, flip=True, colour_jitter=0.8, rotation=30.0)
+    settings = FitConfig(crop_scale=0.5, flip=True, colour_jitter=0.8, rotation=30.0, hide=0.3)
     seen = augment(torch.rand(32, 3, 24, 24), settings, torch.Generator().manual_seed(0))
     assert seen.shape == (32, 3, 24, 24) and float(seen.min()) >= 0 and float(seen.max()) <= 1
+
+
+def test_a_share_of_the_patches_is_hidden_by_the_mean_colour() -> None:
+    images = torch.rand(100, 3, 24, 24)
+    settings = FitConfig(crop_scale=1.0, flip=False, hide=0.25)
+    seen = augment(images, settings, torch.Generator().manual_seed(0))
+    patches = (seen - images).abs().amax(1).unfold(1, 6, 6).unfold(2, 6, 6)  # (100, 4, 4, 6, 6)
+    kept = (patches < 1e-4).all(-1).all(-1)
+    assert 0.7 < float(kept.double().mean()) < 0.8
+    means = images.mean((2, 3), keepdim=True).expand_as(images)
+    hidden = ((seen - means).abs().amax(1) < 1e-4).unfold(1, 6, 6).unfold(2, 6, 6).all(-1).all(-1)
+    assert bool((hidden ^ kept).all())
 
 
 def test_weights_that_torchvision_does_not_have_are_an_error(stripes: Dataset) -> None:

@@ -108,7 +108,10 @@ def test_training_lowers_the_loss_and_leaves_the_cache_as_it_was(tiny: Config, t
     before = tiny_cache.train.features.clone()
     config = configured(tiny)
     config.loss.eta = 20.0  # a few steps on a network that knows nothing yet: p rises because it is paid for
-    run = trained(Training(config, tiny_cache), 4)
+    run, seen = Training(config, tiny_cache), list[int]()
+    run.run_epoch(lambda: seen.append(1))
+    assert len(seen) == run.steps
+    trained(run, 3)
     first, last = (sum(v for k, v in e.items() if k.startswith("loss_")) for e in (run.history[0], run.history[-1]))
     assert last < first
     assert run.history[-1]["p"] > max(run.history[0]["p"], 0.5)
