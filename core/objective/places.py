@@ -26,11 +26,12 @@ def soft_positions(maps: Tensor, grid: Tensor) -> Tensor:
     Returns:
         (B, F, 2) float32; differentiable.
     """
-    maps = maps.float()
+    cells = maps.flatten(2).mT.float()  # (B, n * n, F), as channels last lie in memory
     # a map that is silent in an image has no place, and must not have a gradient of 1 / 0 either
-    peak = maps.detach().amax((2, 3), keepdim=True).clamp(min=SILENT)
-    weight = (SHARPNESS * maps / peak).flatten(2).softmax(-1).unflatten(-1, maps.shape[2:])
-    return torch.stack([weight.sum(2) @ grid, weight.sum(3) @ grid], -1)
+    peak = cells.detach().amax(1, keepdim=True).clamp(min=SILENT)
+    weight = (cells * (SHARPNESS / peak)).softmax(1)
+    centres = torch.stack([grid.repeat(len(grid)), grid.repeat_interleave(len(grid))])
+    return (centres @ weight).mT
 
 
 def strengths(values: Tensor) -> Tensor:
@@ -120,12 +121,13 @@ def group_information(maps: Tensor, feature: Tensor, groups: int, temperature: f
     replicates, batch, width = maps.shape[:3]
     if batch < 2:
         return maps.new_zeros(replicates)
-    member = torch.nn.functional.one_hot(torch.arange(width, device=maps.device) % groups, groups).float()
-    attention = torch.einsum("rbwp,wk->rbkp", maps.float().flatten(3), member)
-    attention = (attention / attention.detach().amax(-1, keepdim=True).clamp(min=1e-12)) ** sharpness
-    attention = attention / attention.sum(-1, keepdim=True).clamp(min=1e-12)
-    cells = torch.nn.functional.normalize(feature.float().flatten(3), dim=2)
-    seen = torch.nn.functional.normalize(torch.einsum("rbkp,rbcp->rbkc", attention, cells), dim=-1)
+    filters = torch.nn.functional.pad(maps.flatten(3).mT, (0, -width % groups))  # (R, B, n * n, W), as channels last lie
+    attention = filters.unflatten(-1, (-1, groups)).sum(-2, dtype=torch.float32)
+    attention = (attention / attention.detach().amax(-2, keepdim=True).clamp(min=1e-12)) ** sharpness
+    attention = attention / attention.sum(-2, keepdim=True).clamp(min=1e-12)
+    cells = feature.flatten(3).mT.float()  # (R, B, n * n, C); divided by their norms in the attention, which is smaller
+    attention = attention / cells.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    seen = torch.nn.functional.normalize(attention.mT @ cells, dim=-1)
     others = torch.nn.functional.normalize(seen.sum(1, keepdim=True) - seen, dim=-1)
-    logits = torch.einsum("rbkc,rbjc->rbkj", seen, others) / temperature
+    logits = seen @ others.mT / temperature
     return -logits.log_softmax(-1).diagonal(dim1=-2, dim2=-1).mean((1, 2))

@@ -99,14 +99,19 @@ class Step:
         return values.unflatten(1, (self.replicates, -1)).movedim(1, 0)
 
     @functools.cached_property
+    def top_maps(self) -> Tensor:
+        """The top interpretable maps before the mask, (B, R * W, n, n) float32: one copy for all terms."""
+        return self.unmasked_maps[-1].float()
+
+    @functools.cached_property
     def places(self) -> tuple[Tensor, Tensor] | None:
         """Soft positions (R, B, W, 2) and strengths (R, B, W) of the top interpretable maps; None without that track."""
         from paraphrase.core.objective.places import soft_positions, strengths
 
         if not self.unmasked_maps:
             return None
-        maps = self.unmasked_maps[-1]
-        return self.by_replicate(soft_positions(maps, self.grid)), strengths(self.by_replicate(maps.detach().amax((2, 3))))
+        peaks = self.top_maps.detach().amax((2, 3))
+        return self.by_replicate(soft_positions(self.top_maps, self.grid)), strengths(self.by_replicate(peaks))
 
 
 class Term(NamedTuple):
@@ -142,10 +147,10 @@ def _filter(step: Step) -> Tensor | None:
     """Mean filter loss [I] of the conv-layers that `filter_layers` names."""
     from paraphrase.core.objective.losses import filter_loss
 
-    layers = step.masked_maps if step.loss.filter_maps == "masked" else step.unmasked_maps
-    layers = layers if step.loss.filter_layers == "all" else layers[-1:]
-    if not layers:
+    if not step.unmasked_maps:
         return None
+    layers = step.masked_maps if step.loss.filter_maps == "masked" else [*step.unmasked_maps[:-1], step.top_maps]
+    layers = layers if step.loss.filter_layers == "all" else layers[-1:]
     values = []
     for maps in layers:
         width = maps.shape[1] // step.replicates
@@ -178,7 +183,7 @@ def _groups(step: Step) -> Tensor | None:
 
     if not step.unmasked_maps:
         return None
-    maps, feature = step.by_replicate(step.unmasked_maps[-1]), step.by_replicate(step.feature)
+    maps, feature = step.by_replicate(step.top_maps), step.by_replicate(step.feature)
     return group_information(maps, feature, min(step.loss.groups, maps.shape[2]), step.loss.group_temperature)
 
 

@@ -18,12 +18,12 @@ from paraphrase.core.objective.terms import LossConfig, Step
 from paraphrase.core.objective.weights import LossWeights, weighted_terms
 
 CELLS, TARGETS = 14, (256, 256)
-PLAIN: dict[str, float] = {}
+PLAIN = {"lambda_r": 0.0, "lambda_m": 0.0, "lambda_g": 0.0}
 WITH = {
-    "redundancy term": {"lambda_r": 10.0},
-    "mirror term": {"lambda_m": 100.0},
-    "redundancy and mirror term": {"lambda_r": 10.0, "lambda_m": 100.0},
-    "group-information term": {"lambda_g": 2.0},
+    "redundancy term": PLAIN | {"lambda_r": 12.0},
+    "mirror term": PLAIN | {"lambda_m": 100.0},
+    "group-information term": PLAIN | {"lambda_g": 1.0},
+    "all three": {"lambda_r": 12.0, "lambda_m": 100.0, "lambda_g": 1.0},
 }
 
 
