@@ -13,6 +13,8 @@ from paraphrase.core.measure.metrics import LOWER_IS_BETTER
 from paraphrase.core.pictures.drawing import pyplot, save
 
 BETTER, WORSE, OPEN = "#2a7f62", "#b3423a", "#5f6368"
+LEAST = 1e-6
+"""Differences that an axis shows at least: below, it would be a picture of rounding errors."""
 
 
 def draw_forests(table: Mapping[str, Mapping[str, Comparison | None]], out: Path) -> Path:
@@ -43,6 +45,8 @@ def draw_forests(table: Mapping[str, Mapping[str, Comparison | None]], out: Path
                 axes.plot([c.low, c.high], [y, y], color=colour, lw=1.5, marker="|")
             axes.plot(c.difference, y, "o", color=colour)
         axes.axvline(0, color="#9aa0a6", lw=0.8)
+        if max(map(abs, axes.get_xlim())) < LEAST:
+            axes.set_xlim(-LEAST, LEAST)
         axes.set_title(f"{metric.replace('_', ' ')}\n({'lower' if lower else 'higher'} is better)", fontsize=9)
         axes.tick_params(labelsize=8)
         axes.locator_params(axis="x", nbins=5)  # else the labels of small values run into one another

@@ -209,3 +209,11 @@ def test_a_forest_is_green_only_where_the_corrected_test_decides(tmp_path: Path)
         pixels = np.asarray(Image.open(draw_forests({"dead_filters": {"arm": found}}, tmp_path / f"{name}.png")).convert("RGB"))
         colours[name] = bool((pixels == ImageColor.getrgb(BETTER)).all(-1).any())
     assert colours == {"one pair": False, "two pairs": False, "better": True}
+
+
+def test_a_forest_does_not_magnify_rounding_errors(tmp_path: Path) -> None:
+    drawn = []
+    for size in (1e-17, 1e-13):
+        found = compare([np.linspace(0, size, 8)], [np.zeros(8)])
+        drawn.append(np.asarray(Image.open(draw_forests({"p": {"arm": found}}, tmp_path / f"{size}.png"))))
+    assert np.array_equal(*drawn)
