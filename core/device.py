@@ -35,3 +35,21 @@ def autocast_for(precision: str, device: torch.device) -> torch.autocast:
     fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
     wanted = precision == "bfloat16" or (precision == "auto" and fast)
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
+
+
+def keep_memory() -> None:
+    """Let the C library keep what tensors free.
+
+    Else glibc gives large blocks back to the system, and each step asks for them again and has them filled page by page: a
+    sixth of a training step on the CPU. Where the library is another, nothing is changed.
+    """
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the largest that glibc takes
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Of glibc's malloc.h."""

@@ -16,20 +16,21 @@ STRONGEST = 2.0
 """Most that an image counts for a filter, in units of the filter's mean peak."""
 
 
-def soft_positions(maps: Tensor, grid: Tensor) -> Tensor:
+def soft_positions(maps: Tensor, grid: Tensor, peaks: Tensor | None = None) -> Tensor:
     """Mean position of each map under a softmax over its cells, of `SHARPNESS` times the map over its (detached) peak.
 
     Args:
         maps: (B, F, n, n), after ReLU.
         grid: (n,) centres of the cells along a side.
+        peaks: (B, F) largest value of each map, where it is known.
 
     Returns:
         (B, F, 2) float32; differentiable.
     """
     cells = maps.flatten(2).mT.float()  # (B, n * n, F), as channels last lie in memory
+    peaks = cells.detach().amax(1) if peaks is None else peaks
     # a map that is silent in an image has no place, and must not have a gradient of 1 / 0 either
-    peak = cells.detach().amax(1, keepdim=True).clamp(min=SILENT)
-    weight = (cells * (SHARPNESS / peak)).softmax(1)
+    weight = (cells * (SHARPNESS / peaks.clamp(min=SILENT))[:, None]).softmax(1)
     centres = torch.stack([grid.repeat(len(grid)), grid.repeat_interleave(len(grid))])
     return (centres @ weight).mT
 
@@ -124,9 +125,8 @@ def group_information(maps: Tensor, feature: Tensor, groups: int, temperature: f
     filters = torch.nn.functional.pad(maps.flatten(3).mT, (0, -width % groups))  # (R, B, n * n, W), as channels last lie
     attention = filters.unflatten(-1, (-1, groups)).sum(-2, dtype=torch.float32)
     attention = (attention / attention.detach().amax(-2, keepdim=True).clamp(min=1e-12)) ** sharpness
-    attention = attention / attention.sum(-2, keepdim=True).clamp(min=1e-12)
     cells = feature.flatten(3).mT.float()  # (R, B, n * n, C); divided by their norms in the attention, which is smaller
-    attention = attention / cells.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    attention = attention / cells.norm(dim=-1, keepdim=True).clamp(min=1e-12)  # its sum plays no part: a direction is what counts
     seen = torch.nn.functional.normalize(attention.mT @ cells, dim=-1)
     others = torch.nn.functional.normalize(seen.sum(1, keepdim=True) - seen, dim=-1)
     logits = seen @ others.mT / temperature

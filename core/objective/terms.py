@@ -110,8 +110,8 @@ class Step:
 
         if not self.unmasked_maps:
             return None
-        peaks = self.top_maps.detach().amax((2, 3))
-        return self.by_replicate(soft_positions(self.top_maps, self.grid)), strengths(self.by_replicate(peaks))
+        peaks = self.top_maps.detach().flatten(2).mT.amax(1)
+        return self.by_replicate(soft_positions(self.top_maps, self.grid, peaks)), strengths(self.by_replicate(peaks))
 
 
 class Term(NamedTuple):

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from paraphrase.core.config import Config, FitConfig
 from paraphrase.core.data import Dataset
 from paraphrase.core.data.records import Record, crop
-from paraphrase.core.device import autocast_for, choose_device
+from paraphrase.core.device import autocast_for, choose_device, keep_memory
 from paraphrase.core.errors import InputError
 from paraphrase.core.performer.graph import trace
 from paraphrase.core.performer.performer import Performer
@@ -126,6 +126,8 @@ def fit(
 def _fit(performer: Performer, dataset: Dataset, config: Config, progress: bool, frozen: Collection[str]) -> dict[str, Any]:
     settings, spec = config.performer.fit, performer.spec
     device = choose_device(config.train.device)
+    if device.type == "cpu":
+        keep_memory()
     autocast = autocast_for(config.train.precision, device)
     network = performer.network.to(device)
     for name, parameter in network.named_parameters():

@@ -12,7 +12,7 @@ import torch
 from training_step import alternate
 
 from paraphrase.core.config import ExplainerConfig
-from paraphrase.core.device import autocast_for
+from paraphrase.core.device import autocast_for, keep_memory
 from paraphrase.core.explainer.network import Explainer, PerformerShape
 from paraphrase.core.objective.terms import LossConfig, Step
 from paraphrase.core.objective.weights import LossWeights, weighted_terms
@@ -28,7 +28,7 @@ WITH = {
 
 
 def step_of(channels: int, batch: int, weights: dict[str, float]) -> Callable[[], None]:
-    """A whole step, without the optimiser, of an explainer with random weights on a batch that is half mirror images."""
+    """A whole step of an explainer with random weights on a batch that is half mirror images."""
     generator = torch.Generator().manual_seed(0)
     shape = PerformerShape(channels, CELLS // 2, TARGETS, (True, True), torch.ones(channels), [None, None])
     explainer = Explainer(ExplainerConfig(), shape, torch.nn.MaxPool2d(2), [0]).to(memory_format=torch.channels_last)
@@ -38,6 +38,7 @@ def step_of(channels: int, batch: int, weights: dict[str, float]) -> Callable[[]
     targets = [torch.rand(1, batch, size, generator=generator) for size in TARGETS]
     loss = LossConfig(**weights)
     vectors = LossWeights(loss, 1)
+    optimizer = torch.optim.AdamW(explainer.parameters(), 1e-5, betas=(0.9, 0.99), fused=True)
 
     def step() -> None:
         with autocast:
@@ -59,7 +60,8 @@ def step_of(channels: int, batch: int, weights: dict[str, float]) -> Callable[[]
             ),
             vectors,
         ).sum().backward()
-        explainer.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     return step
 
@@ -67,6 +69,7 @@ def step_of(channels: int, batch: int, weights: dict[str, float]) -> Callable[[]
 def main() -> None:
     channels, batch = (int(a) for a in [*sys.argv[1:3], *("64", "32")[len(sys.argv) - 1 :]])
     torch.set_num_threads(1)
+    keep_memory()  # as training does
     names = list(WITH)
     plain, *others = alternate(
         step_of(channels, batch, PLAIN), *(step_of(channels, batch, WITH[name]) for name in names), rounds=40
