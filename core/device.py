@@ -8,6 +8,9 @@ import torch
 
 from paraphrase.core.errors import InputError
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Of glibc's malloc.h."""
+
 
 def choose_device(name: str) -> torch.device:
     """The device of `train.device`.
@@ -49,7 +52,3 @@ def keep_memory() -> None:
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the largest that glibc takes
-
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Of glibc's malloc.h."""

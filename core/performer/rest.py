@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import warnings
 from typing import Any
 
@@ -48,7 +49,7 @@ def rest_of(network: nn.Module, feature: str, targets: list[str], size: int, rec
             continue
         if node.op == "get_attr":
             names[node] = {"weight": str(node.target)}
-            weights[str(node.target)] = _attribute(program, str(node.target))
+            weights[str(node.target)] = operator.attrgetter(str(node.target))(program).detach().clone()
             continue
         if node not in of_feature:
             if "sym_size" in str(node.target) and node.args[1] == 0:  # counts the images, of which there are as many features
@@ -91,12 +92,12 @@ def _at(nodes: list[fx.Node], place: str, field: str) -> fx.Node:
     inside = [node for node in nodes if node.op == "call_function" and path in _modules(node)]
     within = set(inside)
     if place.endswith(INPUT):
-        found = [n for node in inside for n in node.all_input_nodes if n not in within and n.op == "call_function"]
+        found = [n for node in inside for n in node.all_input_nodes if n not in within and n.op == "call_function"][:1]
     else:
         found = [node for node in inside if any(user not in within for user in node.users)]
     if not found:
         raise InputError(f"{field}: {place} does nothing of its own, so the network cannot be cut there; name another layer")
-    return found[-1] if not place.endswith(INPUT) else found[0]
+    return found[-1]
 
 
 def _modules(node: fx.Node) -> list[str]:
@@ -125,13 +126,6 @@ def _needed(ends: list[fx.Node], start: fx.Node) -> set[fx.Node]:
         found.update(fresh)
         todo += fresh
     return found
-
-
-def _attribute(module: nn.Module, path: str) -> Tensor:
-    for name in path.split("."):
-        module = getattr(module, name)
-    assert isinstance(module, Tensor)
-    return module.detach().clone()
 
 
 def _name_of(target: Any) -> str:

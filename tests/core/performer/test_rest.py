@@ -122,7 +122,9 @@ def test_a_network_that_torch_cannot_export_is_named() -> None:
         rest_of(Wanders(), "conv", ["last", "last"], 16, rectified=False)
 
 
-@pytest.mark.parametrize("name", ["os.system", "aten.nothing.default", "operator.call", "aten.__class__.mro"])
+@pytest.mark.parametrize(
+    "name", ["os.system", "aten.nothing.default", "operator.call", "aten.from_file.default", "aten.__class__.mro"]
+)
 def test_a_description_calls_nothing_but_torchs_operations(name: str) -> None:
     with pytest.raises(InputError, match="not one of torch's own"):
         function_of(name)
