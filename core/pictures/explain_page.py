@@ -244,7 +244,7 @@ def draw_faithfulness(averages: Averages, out: Path) -> Path:
     curve.axhline(0, color="0.7", linewidth=0.8, zorder=0)
     curve.set(xlabel="groups of filters taken away", ylabel="what is left of the answer's logit", ylim=(None, 1.05))
     curve.xaxis.get_major_locator().set_params(integer=True)
-    curve.legend(fontsize=8, frameon=False)
+    figure.legend(*curve.get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=8, frameon=False)
     found, names = averages.faithful["explainer"], averages.groups["explainer"].names
     places = np.arange(len(names))
     bars.bar(places - 0.2, found.alone, 0.36, color=colours["explainer"], label="the group's filters")
