@@ -144,7 +144,8 @@ class Explainer(nn.Module):
     def _linear(self, x: Tensor, name: str) -> Tensor:
         weight, bias = getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias")
         if self.replicates == 1:
-            return F.linear(x[0], weight[0], bias[0])[None]
+            # not weight[0]: its gradient would be written into zeros of the whole size, 2 ms of a step of 20
+            return F.linear(x.squeeze(0), weight.squeeze(0), bias.squeeze(0))[None]
         return torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
 
     def interpret(self, feature: Tensor) -> list[Tensor]:

@@ -30,9 +30,10 @@ def soft_positions(maps: Tensor, grid: Tensor, peaks: Tensor | None = None) -> T
     cells = maps.flatten(2).mT.float()  # (B, n * n, F), as channels last lie in memory
     peaks = cells.detach().amax(1) if peaks is None else peaks
     # a map that is silent in an image has no place, and must not have a gradient of 1 / 0 either
-    weight = (cells * (SHARPNESS / peaks.clamp(min=SILENT))[:, None]).softmax(1)
-    centres = torch.stack([grid.repeat(len(grid)), grid.repeat_interleave(len(grid))])
-    return (centres @ weight).mT
+    mass = (cells * (SHARPNESS / peaks.clamp(min=SILENT))[:, None]).exp_()  # at most e^8: no softmax is needed
+    x, y = grid.repeat(len(grid)), grid.repeat_interleave(len(grid))
+    moments = torch.stack([x, y, torch.ones_like(x)]) @ mass
+    return (moments[:, :2] / moments[:, 2:]).mT
 
 
 def strengths(values: Tensor) -> Tensor:
@@ -63,14 +64,13 @@ def redundancy(positions: Tensor, strength: Tensor, width: float) -> Tensor:
     own = together.diagonal(dim1=-2, dim2=-1)
     overlap = together / (own[..., :, None] * own[..., None, :]).sqrt().clamp(min=tiny)
     total = torch.where(together > 0, together, 1.0)  # a small number would make a gradient of 0 / 0
-    variance = torch.zeros_like(together)
-    for axis in range(2):
-        # about the mean place of all: products of small numbers lose fewer digits
-        c = positions[..., axis]
-        c = c - c.detach().mean((-2, -1), keepdim=True)
-        first, second, cross = (a * c).mT @ a, (a * c * c).mT @ a, (a * c).mT @ (a * c)
-        offset = (first - first.mT) / total
-        variance = variance + (second + second.mT - 2 * cross) / total - offset * offset
+    # about the mean place of all: products of small numbers lose fewer digits
+    c = positions.movedim(-1, 0)  # (2, ..., B, W)
+    c = c - c.detach().mean((-2, -1), keepdim=True)
+    weighted = a * c
+    first, second, cross = weighted.mT @ a, (weighted * c).mT @ a, weighted.mT @ weighted
+    offset = (first - first.mT) / total
+    variance = ((second + second.mT - 2 * cross) / total - offset * offset).sum(0)
     return overlap * torch.exp(-variance.clamp(min=0) / (2 * width**2))
 
 
@@ -104,11 +104,11 @@ def mirror_distance(positions: Tensor, strength: Tensor, mirrored: Tensor, mirro
     return (weight * (positions - back).square().sum(-1)).sum(-2) / total
 
 
-def group_information(maps: Tensor, feature: Tensor, groups: int, temperature: float, sharpness: int = 4) -> Tensor:
+def group_information(maps: Tensor, feature: Tensor, groups: int, temperature: float) -> Tensor:
     """-log of the share with which what a filter group sees names the group: K-way InfoNCE over places.
 
     Group f mod K looks where its filters fire: at the mean of the performer's (normalised) feature there, weighted by its maps
-    to the power of `sharpness`. It is told apart from other groups by its prototype: what it sees in the batch's other images.
+    to the power of 4. It is told apart from other groups by its prototype: what it sees in the batch's other images.
 
     Args:
         maps: (R, B, W, n, n), after ReLU.
@@ -119,15 +119,36 @@ def group_information(maps: Tensor, feature: Tensor, groups: int, temperature: f
     Returns:
         (R,) float32, between 0 and about log K; 0 for a batch of one image, which has no others.
     """
-    replicates, batch, width = maps.shape[:3]
+    replicates, batch = maps.shape[:2]
     if batch < 2:
         return maps.new_zeros(replicates)
-    filters = torch.nn.functional.pad(maps.flatten(3).mT, (0, -width % groups))  # (R, B, n * n, W), as channels last lie
-    attention = filters.unflatten(-1, (-1, groups)).sum(-2, dtype=torch.float32)
-    attention = (attention / attention.detach().amax(-2, keepdim=True).clamp(min=1e-12)) ** sharpness
-    cells = feature.flatten(3).mT.float()  # (R, B, n * n, C); divided by their norms in the attention, which is smaller
-    attention = attention / cells.norm(dim=-1, keepdim=True).clamp(min=1e-12)  # its sum plays no part: a direction is what counts
-    seen = torch.nn.functional.normalize(attention.mT @ cells, dim=-1)
+    attention = _GroupSums.apply(maps.float(), groups)
+    attention = attention / attention.detach().amax(-1, keepdim=True).clamp(min=1e-12)
+    attention = attention.square().square()
+    cells = feature.flatten(3).mT  # (R, B, n * n, C); divided by their norms in the attention, which is smaller
+    if cells.dtype == torch.float16:  # whose range is too small; of bfloat16 a float32 copy would take longer than all the rest
+        cells = cells.float()
+    norms = torch.linalg.vector_norm(cells, dim=-1).float()
+    attention = attention / norms.clamp(min=1e-12).unsqueeze(-2)  # its sum plays no part: a direction is what counts
+    seen = torch.nn.functional.normalize((attention.to(cells.dtype) @ cells).float(), dim=-1)
     others = torch.nn.functional.normalize(seen.sum(1, keepdim=True) - seen, dim=-1)
     logits = seen @ others.mT / temperature
     return -logits.log_softmax(-1).diagonal(dim1=-2, dim2=-1).mean((1, 2))
+
+
+class _GroupSums(torch.autograd.Function):
+    """(R, B, W, n, n) maps -> (R, B, K, n * n) sums over the filters f of group f mod K.
+
+    What costs time are passes over the memory of the maps, which lie as channels last: as a sum its gradient takes six times as
+    long, as a product the sum itself three times.
+    """
+
+    @staticmethod
+    def forward(ctx, maps: Tensor, groups: int) -> Tensor:
+        ctx.shape, width = maps.shape, maps.shape[2]
+        ctx.member = torch.eye(groups, device=maps.device).repeat(1, -(-width // groups))[:, :width]  # (K, W)
+        return ctx.member @ maps.flatten(3)
+
+    @staticmethod
+    def backward(ctx, grad_output: Tensor) -> tuple[Tensor, None]:
+        return (grad_output.mT @ ctx.member).mT.reshape(ctx.shape), None

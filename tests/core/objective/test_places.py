@@ -119,7 +119,7 @@ def test_a_filter_at_the_mirrored_place_has_no_distance() -> None:
     assert (mirror_distance(places, a, places, a) > 1e-4).all()
 
 
-@pytest.mark.parametrize("groups", [2, 3])
+@pytest.mark.parametrize("groups", [2, 3, 4])  # 6 filters: 4 groups are of 2 and of 1
 def test_group_information_is_the_reference(groups: int) -> None:
     generator = torch.Generator().manual_seed(5)
     maps, feature = random_maps(5, 6, seed=6), torch.randn(5, 7, 4, 4, generator=generator)
@@ -127,6 +127,32 @@ def test_group_information_is_the_reference(groups: int) -> None:
     theirs = reference.group_information(maps.double().numpy(), feature.double().numpy(), groups, 0.1)
     assert ours.item() == pytest.approx(theirs, rel=1e-4)
     assert group_information(maps[None, :1], feature[None, :1], groups, 0.1).item() == 0
+
+
+@pytest.mark.parametrize("groups", [3, 4])
+def test_the_gradient_of_group_information_is_the_references(groups: int) -> None:
+    generator = torch.Generator().manual_seed(5)
+    maps, feature = random_maps(5, 6, seed=6).requires_grad_(), torch.randn(5, 7, 4, 4, generator=generator)
+    group_information(maps[None], feature[None], groups, 0.1).sum().backward()
+    exact, seen = maps.detach().double().numpy(), feature.double().numpy()
+    # the gradient does not pass through the largest of a group's cells, by which it is scaled: a direction is what counts
+    for place in [(0, 0, 1, 2), (3, 5, 0, 0), (4, 2, 3, 3)]:
+        ends = []
+        for change in (1e-5, -1e-5):
+            moved = exact.copy()
+            moved[place] += change
+            ends.append(reference.group_information(moved, seen, groups, 0.1))
+        assert maps.grad[place].item() == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-3, abs=1e-6)
+
+
+def test_group_information_is_finite_whatever_the_features_dtype() -> None:
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        feature = torch.zeros(1, 5, 7, 4, 4, dtype=dtype)
+        feature[..., 0] = 1e-7  # the smallest that float16 knows: its inverse is no number of it
+        maps = random_maps(5, 6, seed=6)[None].requires_grad_()
+        value = group_information(maps, feature, 3, 0.1)
+        value.sum().backward()
+        assert value.isfinite().all() and maps.grad.isfinite().all()
 
 
 def test_groups_that_see_different_things_are_told_apart() -> None:
