@@ -3,3 +3,7 @@
 
 class InputError(ValueError):
     """Bad input. The command line prints it as one line and exits with code 2."""
+
+
+class Interrupted(Exception):
+    """Work stopped for a reason that passes, and can go on where it was. The message says why and how, in one line."""

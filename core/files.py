@@ -1,7 +1,8 @@
-"""Text files that are either the old or the new one, whenever the process is killed."""
+"""Text files that are either the old or the new one, whenever the process is killed; and hashes of files."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -36,3 +37,9 @@ def write_or_print(text: str, out: Path | None) -> None:
         write_atomically(out, text)
     else:
         print(text, end="")
+
+
+def file_hash(file: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -8,7 +8,7 @@ import sys
 import paraphrase
 from paraphrase.ablations import cli as ablations_cli
 from paraphrase.core import cli as core_cli
-from paraphrase.core.errors import InputError
+from paraphrase.core.errors import InputError, Interrupted
 from paraphrase.core.terminal.commands import with_examples
 from paraphrase.sweep import cli as sweep_cli
 
@@ -55,6 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"paraphrase: {error}", file=sys.stderr)
         return 2
+    except Interrupted as error:
+        print(f"interrupted: {error}", file=sys.stderr)
+        return 130
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

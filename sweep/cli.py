@@ -1,4 +1,4 @@
-"""Commands of sweeps: `sweep` and `ui`."""
+"""Commands of sweeps: `sweep`, `cluster` and `ui`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ INTERRUPTED = 130
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add `sweep` and `ui` to a parser; each sets `run`, a function of the arguments that returns the exit code."""
+    """Add `sweep`, `cluster` and `ui` to a parser; each sets `run`, a function of the arguments that returns the exit code."""
     _add_sweep(commands)
+    _add_cluster(commands)
     fields = add_command(
         commands,
         "fields",
@@ -124,6 +125,44 @@ def _add_sweep(commands: argparse._SubParsersAction) -> None:
     delete.set_defaults(run=_delete)
 
 
+def _add_cluster(commands: argparse._SubParsersAction) -> None:
+    parts = commands.add_parser("cluster", help="look at the machines that sweeps run on").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    doctor = add_command(
+        parts,
+        "doctor",
+        "whether token, nodes, store, databases, clocks and GPUs are as a sweep needs them, and what to do where not",
+        "cluster doctor",
+        "cluster doctor mine.yaml --address auto",
+        "cluster doctor menagerie store=s3://bucket/prefix resources.gpus_per_trial=1",
+    )
+    doctor.add_argument(
+        "file", nargs="?", default="menagerie", help="a sweep: a YAML file, or the name of one that comes with the code"
+    )
+    doctor.add_argument("overrides", nargs="*", metavar="path=value", help="fields on top")
+    doctor.add_argument("--address", help="of a running Ray cluster: host:port or auto (default: the sweep's, or $RAY_ADDRESS)")
+    doctor.add_argument("--json", action="store_true", help="as JSON")
+    doctor.set_defaults(run=_doctor)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from paraphrase.sweep.settings.config import find_sweep_file, load_sweep
+
+    address = [f"resources.address={arguments.address}"] if arguments.address else []
+    sweep = load_sweep(find_sweep_file(arguments.file), [*arguments.overrides, *address])
+    with waiting("loading torch, ray and mlflow"):
+        from paraphrase.sweep.doctor import diagnose
+    findings = []
+    for finding in diagnose(sweep):
+        findings.append(finding)
+        if not arguments.json:
+            print(f"{finding.state:<8} {finding.check:<10} {finding.found}", flush=True)
+    if arguments.json:
+        print(json.dumps([finding._asdict() for finding in findings]))
+    return 2 if any(finding.state == "wrong" for finding in findings) else 0
+
+
 def _tables_can_be_wide(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wide", action="store_true", help="all columns of a table side by side, however wide")
 
@@ -163,6 +202,7 @@ def _ended(sweep: Sweep, wide: bool) -> int:
     if not sweep.trials:
         return 1
     best = sweep.best()
+    best.bring()
     print(f"\nreport: {sweep.report}")
     print(f"the knee of the front, nearest to the best of every objective, is trial {best.number}: {best.folder}")
     print(f"next: paraphrase ui {sweep.name}, or paraphrase explain --explainer {best.folder / 'explainer'}")

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial
 
 from paraphrase.core.config import Config, read_yaml, to_mapping
+from paraphrase.core.errors import InputError
+from paraphrase.core.explainer.checkpoint import EXPLAINER as WEIGHTS
 from paraphrase.core.terminal.html import embedded, html_table
 from paraphrase.sweep.driver.run import resume_sweep, run_sweep
 from paraphrase.sweep.settings.config import SweepConfig, find_sweep_file, sweep_of
-from paraphrase.sweep.settings.folder import read_sweep, storage_url, sweep_folder, sweep_names, trial_folder
+from paraphrase.sweep.settings.folder import EXPLAINER, bring_sweep, read_sweep, storage_url, sweep_folder, trial_folder
 from paraphrase.sweep.settings.space import resolve
+from paraphrase.sweep.store.objects import Damaged, Store
 from paraphrase.sweep.study.changes import changes_since_begun
 from paraphrase.sweep.study.results import Front, complete_trials, front_of, metrics_of, pick, trial_rows
 from paraphrase.sweep.study.study import budget, finished_trials, open_study
@@ -38,9 +41,12 @@ class Trial:
     metrics: dict[str, float]
     """After its last epoch."""
     folder: Path
-    """With its `config.yaml`, its `explainer` and, if it is on the front, its `filters.png`."""
+    """With its `config.yaml`, its `explainer` (where the sweep has a store, once it was asked for) and, if it is on the front,
+    its `filters.png`."""
     config: Config
     """Everything that determines it."""
+    stored: str | None = None
+    """Address of its explainer in the sweep's store."""
 
     @property
     def explainer(self) -> Explainer:
@@ -51,7 +57,22 @@ class Trial:
         """
         from paraphrase.core.explainer.checkpoint import load_explainer
 
-        return load_explainer(self.folder / "explainer")
+        return load_explainer(self.bring())
+
+    def bring(self) -> Path:
+        """The folder of its explainer, brought here from the sweep's store if that has it.
+
+        Raises:
+            InputError: if it is not there.
+        """
+        folder = self.folder / EXPLAINER
+        if self.stored and not (folder / WEIGHTS).exists():
+            store, _, name = self.stored.rpartition("/sweeps/")
+            try:
+                Store(store).get(f"sweeps/{name}", folder)
+            except Damaged as error:
+                raise InputError(f"trial {self.number}: {error}") from None
+        return folder
 
     def _repr_html_(self) -> str:
         rows = [["", f"trial {self.number}"], *([k, str(v)] for k, v in {**self.params, **self.metrics}.items())]
@@ -128,7 +149,9 @@ class Sweep:
     def _trial(self, trial: FrozenTrial) -> Trial:
         config = resolve(trial.params, self.config.space, to_mapping(self.config.base_config()))
         folder = trial_folder(self.name, trial.number)
-        return Trial(trial.number, dict(trial.params), metrics_of(trial), folder, config)
+        key = trial.user_attrs.get("explainer")
+        stored = f"{self.config.store}/{key}" if self.config.store and key else None
+        return Trial(trial.number, dict(trial.params), metrics_of(trial), folder, config, stored)
 
     @property
     def explainer(self) -> Explainer:
@@ -168,7 +191,7 @@ def run(
         InputError: names the field, and what would be right; then nothing is left behind.
     """
     sweep = described(config, name, {path.replace("__", "."): value for path, value in overrides.items()})
-    if resume and sweep.name in sweep_names():
+    if resume and bring_sweep(sweep):
         resume_sweep(sweep.name, *changes_since_begun(sweep))
     else:
         run_sweep(sweep)

@@ -19,7 +19,8 @@ from paraphrase.core.data import Dataset, load_dataset
 from paraphrase.core.data.records import Record
 from paraphrase.core.device import choose_device
 from paraphrase.core.errors import InputError
-from paraphrase.core.features.cache import DTYPES, META, REST_WEIGHTS, SMALL, VERSION, caches, file_hash, locked
+from paraphrase.core.features.cache import DTYPES, META, REST_WEIGHTS, SMALL, VERSION, caches, locked
+from paraphrase.core.files import file_hash
 from paraphrase.core.performer import Performer, obtain_performer, performer_fingerprint
 from paraphrase.core.performer.fit import load_crops
 from paraphrase.core.pooling import describe_module

@@ -7,7 +7,6 @@ appears in one rename, under a lock, so that what is there is whole.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import mmap
 import shutil
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from paraphrase.core.device import memory_bytes
 from paraphrase.core.errors import InputError
+from paraphrase.core.files import file_hash
 from paraphrase.core.home import home
 from paraphrase.core.pooling import build_module
 from paraphrase.core.rest import Rest
@@ -242,12 +242,6 @@ class ReadAhead:
             for image in index.flatten().tolist():
                 start = image * size // mmap.PAGESIZE * mmap.PAGESIZE
                 pages.madvise(mmap.MADV_WILLNEED, start, (image + 1) * size - start)
-
-
-def file_hash(file: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def verify_cache(folder: Path) -> None:

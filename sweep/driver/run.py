@@ -10,37 +10,64 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 
 from paraphrase.core.config import flatten, to_mapping
-from paraphrase.core.errors import InputError
+from paraphrase.core.errors import InputError, Interrupted
 from paraphrase.core.home import home
 from paraphrase.core.measure.verdicts import performer_verdict
 from paraphrase.core.terminal.console import say, waiting
 from paraphrase.sweep.driver.progress import Progress
 from paraphrase.sweep.driver.session import Session
+from paraphrase.sweep.patience import OutOfPatience
 from paraphrase.sweep.record.facts import code_version
+from paraphrase.sweep.record.recorder import Recorder
 from paraphrase.sweep.record.tracking import Tracker, delete_runs, hash_tags, open_client, open_experiment, seed_tags
 from paraphrase.sweep.settings.config import SweepConfig, drop_landmark_metrics
-from paraphrase.sweep.settings.folder import locked, read_sweep, storage_url, sweep_folder, tracking_uri, write_yaml
+from paraphrase.sweep.settings.folder import (
+    SWEEP,
+    keep_sweep,
+    locked,
+    read_sweep,
+    storage_url,
+    store_of,
+    sweep_folder,
+    sweep_key,
+    tracking_uri,
+    without_password,
+)
 from paraphrase.sweep.study.changes import check_budget, with_resources
+from paraphrase.sweep.study.lease import SECONDS, leased
 from paraphrase.sweep.study.results import complete_trials, why_none_is_complete
+from paraphrase.sweep.study.storage import open_storage
 from paraphrase.sweep.study.study import (
     STATE_NAMES,
     budget,
     finished_trials,
-    open_storage,
     open_study,
     refuse_existing,
     study_exists,
 )
 from paraphrase.sweep.study.warm_start import warm_start
-from paraphrase.sweep.workers.cluster import cluster, concurrency, gpus_of_trial, quiet_ray
+from paraphrase.sweep.workers.cluster import (
+    Places,
+    address_of,
+    available,
+    await_nodes,
+    cluster,
+    concurrency,
+    demand_gpus,
+    gpus_of_trial,
+    is_spread,
+    quiet_ray,
+)
+from paraphrase.sweep.workers.nodes import check_nodes, refuse_sqlite
+from paraphrase.sweep.workers.tasks import Tasks
 
-if TYPE_CHECKING:
-    from paraphrase.core.features.cache import FeatureCache
+MOST_PENDING = 1000
+"""Most trials that Ray is asked to find a place for at once."""
 
 
 def run_sweep(sweep: SweepConfig) -> None:
@@ -56,13 +83,14 @@ def run_sweep(sweep: SweepConfig) -> None:
             if sweep.warm_start:
                 _open_source(sweep.warm_start)
             open_client(tracking_uri(sweep))
-            cache = prepare(sweep)
-            write_yaml(sweep_folder(sweep.name) / "sweep.yaml", sweep)
+            with _place(sweep) as tasks:
+                meta = prepare(sweep, tasks)
+                keep_sweep(sweep)
+                _drive(sweep, tasks, meta)
         except BaseException:
-            if not (sweep_folder(sweep.name) / "sweep.yaml").exists():
+            if not (sweep_folder(sweep.name) / SWEEP).exists():
                 shutil.rmtree(sweep_folder(sweep.name))
             raise
-        _drive(sweep, cache)
 
 
 def resume_sweep(name: str, trials: int | None = None, changes: dict[str, Any] | None = None) -> None:
@@ -84,36 +112,81 @@ def resume_sweep(name: str, trials: int | None = None, changes: dict[str, Any] |
             check_budget(sweep, trials)
             sweep = replace(sweep, trials=trials)
         if trials is not None or changes:
-            write_yaml(sweep_folder(name) / "sweep.yaml", sweep)
-        _drive(sweep, prepare(sweep))
+            keep_sweep(sweep)
+        with _place(sweep) as tasks:
+            _drive(sweep, tasks, prepare(sweep, tasks), SECONDS + 5)
 
 
-def prepare(sweep: SweepConfig) -> FeatureCache:
-    """Make data, performer and cache, once; takes objectives that the data cannot give out of the sweep, in place."""
-    from paraphrase.core.features.obtain import open_cache
+@contextmanager
+def _place(sweep: SweepConfig) -> Iterator[Tasks]:
+    """Connect to the cluster, if one is named, for all that a sweep computes besides its trials; else this process does it.
 
-    cache = open_cache(sweep.base_config())
-    if not cache.meta["landmarks"] and drop_landmark_metrics(sweep):
+    Raises:
+        InputError: if the cluster has no place for a trial, or its nodes cannot run one.
+    """
+    if store := store_of(sweep):
+        store.check()
+    if not address_of(sweep.resources):
+        yield Tasks(sweep)
+        return
+    with cluster(sweep.resources):
+        spread = is_spread()
+        demand_gpus(sweep.resources, available(), sweep.base_config().train.device, spread)
+        await_nodes(sweep.resources, gpus_of_trial(sweep.resources, available()))
+        if spread or sweep.resources.wait_for:
+            refuse_sqlite(sweep)
+            check_nodes(sweep)
+        elsewhere = spread or bool(sweep.resources.wait_for)
+        yield Tasks(sweep, gpus_of_trial(sweep.resources, available()) if elsewhere else None)
+
+
+def prepare(sweep: SweepConfig, tasks: Tasks) -> dict[str, Any]:
+    """Make data, performer and cache, once; takes objectives that the data cannot give out of the sweep, in place.
+
+    Returns:
+        Description of the cache.
+    """
+    meta = tasks.cache()
+    if not meta["landmarks"] and drop_landmark_metrics(sweep):
         say(f"no landmarks: optimising {' and '.join(sweep.objectives)}")
-    return cache
+    return meta
 
 
-def _drive(sweep: SweepConfig, cache: FeatureCache) -> None:
-    """Run trials until the budget is spent, then write what belongs to the whole sweep."""
+def _drive(sweep: SweepConfig, tasks: Tasks, meta: dict[str, Any], wait: float = 0.0) -> None:
+    """Run trials until the budget is spent, then write what belongs to the whole sweep.
+
+    A server that is away for too long, or a driver that has taken the sweep over, interrupt it.
+
+    Args:
+        wait: seconds to wait for the lease of a driver that may have been killed.
+    """
     begin = time.monotonic()
-    study = open_study(sweep, storage_url(sweep), create=True)
-    _warm_start(study, sweep)
-    tracker = _open_tracker(sweep, cache)
-    session = Session(sweep, study, tracker, cache, begin, study.user_attrs.get("seconds", 0.0))
+    storage = open_storage(storage_url(sweep))
+    with leased(storage.server, sweep.name, wait) as lease:
+        try:
+            study = open_study(sweep, storage_url(sweep), create=True, storage=storage)
+            _warm_start(study, sweep)
+            recorder = Recorder(_open_tracker(sweep, meta), lease.check if lease else lambda: None)
+            try:
+                _run_to_the_end(Session(sweep, study, recorder, tasks, meta, begin, study.user_attrs.get("seconds", 0.0)))
+            finally:
+                recorder.close()
+        except OutOfPatience as error:
+            raise Interrupted(f"{error}; go on with `paraphrase sweep resume {sweep.name}`") from None
+
+
+def _run_to_the_end(session: Session) -> None:
+    sweep, study, recorder = session.sweep, session.study, session.recorder
     _record_baseline(session)
     done = len(finished_trials(study))
     if done < budget(sweep):
-        say(f"sweep {sweep.name}: {done} of {budget(sweep)} trials done; results in {tracking_uri(sweep)}")
+        where = without_password(tracking_uri(sweep))
+        say(f"sweep {sweep.name}: {done} of {budget(sweep)} trials done; results in {where}")
         _run_trials(session)
     session.save_seconds()
     missing = budget(sweep) - len(finished_trials(study))
     if missing > 0:
-        tracker.end("KILLED", _logging_share(session))
+        recorder.now(lambda: recorder.tracker.end("KILLED", _logging_share(session)))
         say(f"interrupted, {missing} trials to go; go on with `paraphrase sweep resume {sweep.name}`")
         return
     _finish(session)
@@ -139,12 +212,12 @@ def _open_source(name: str) -> tuple[SweepConfig, optuna.Study]:
     return source, open_study(source, storage_url(source))
 
 
-def _open_tracker(sweep: SweepConfig, cache: FeatureCache) -> Tracker:
+def _open_tracker(sweep: SweepConfig, meta: dict[str, Any]) -> Tracker:
     client = open_client(tracking_uri(sweep))
     artifacts = None if sweep.tracking_uri else (home() / "mlartifacts").as_uri()
     experiment = open_experiment(client, sweep.experiment, artifacts)
     tags = {
-        **hash_tags(cache.meta),
+        **hash_tags(meta),
         "code_version": code_version(),
         "objectives": ", ".join(f"{m} {d}" for m, d in sweep.objectives.items()),
         "sampler": sweep.sampler,
@@ -158,21 +231,21 @@ def _record_baseline(session: Session) -> None:
     """The performer's own metrics and the controls, measured once."""
     rows = session.study.user_attrs.get("baseline")
     if rows is None:
-        with waiting("measuring the performer"):
-            from paraphrase.core.measure.evaluation import baseline
-
-            rows = baseline(session.cache)
-        meta = session.cache.meta
+        meta = session.meta
+        rows = session.tasks.baseline(meta["key"])
         accuracy = rows["performer"].get("accuracy")
         if verdict := performer_verdict(accuracy, len(meta["categories"]), meta["images"]["test"]):
             say(verdict)
             session.study.set_user_attr("performer_verdict", verdict)
         session.study.set_user_attr("baseline", rows)
     sweep = to_mapping(session.sweep)
+    for address in ("storage", "tracking_uri"):
+        sweep[address] = sweep[address] and without_password(sweep[address])
     params = flatten(sweep.pop("base")) | {f"sweep.{k}": v for k, v in flatten(sweep).items() if k != "trials"}
     metrics = {f"{row}/{metric}": value for row, values in rows.items() for metric, value in values.items()}
-    session.tracker.log_parent(metrics, params)
-    session.tracker.log_artifact(sweep_folder(session.sweep.name) / "sweep.yaml")
+    tracker, file = session.recorder.tracker, sweep_folder(session.sweep.name) / SWEEP
+    session.recorder.now(lambda: tracker.log_parent(metrics, params))
+    session.recorder.now(lambda: tracker.log_artifact(file))
 
 
 def _run_trials(session: Session) -> None:
@@ -191,15 +264,17 @@ def _run_trials(session: Session) -> None:
         from paraphrase.sweep.driver.scheduler import ResumableASHA
 
         scheduler = ResumableASHA(sweep.early_stopping, _most_epochs(sweep), recorded_rungs(study))
-    drop_leftovers(study, sweep.name)
+    drop_leftovers(study, sweep)
     scratch = sweep_folder(sweep.name) / "ray"
     shutil.rmtree(scratch, ignore_errors=True)
-    with cluster(sweep.resources) as available, _sigterm_like_sigint():
-        at_once = concurrency(sweep.resources, available, budget(sweep))
-        gpus = gpus_of_trial(sweep.resources, available)
-        batch = trials_per_batch(study, sweep, gpus, at_once)
-        searcher = StudySearcher(study, sweep, session.tracker, progress, at_once, batch)
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once)  # else actors start one after another, and clusters grow by one
+    with cluster(sweep.resources), _sigterm_like_sigint():
+        gpus = gpus_of_trial(sweep.resources, available())
+        at_once = concurrency(sweep.resources, available(), budget(sweep), gpus)
+        batch = trials_per_batch(study, sweep, session.meta["key"], gpus, at_once)
+        places = Places(sweep.resources, budget(sweep), gpus)
+        searcher = StudySearcher(study, sweep, session.recorder, progress, session.meta["key"], places, batch)
+        # else actors start one after another, and clusters grow by one
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(budget(sweep), MOST_PENDING))
         try:
             tune.run(
                 ExplainerTrial,
@@ -213,13 +288,13 @@ def _run_trials(session: Session) -> None:
                 reuse_actors=True,
                 raise_on_failed_trial=False,
                 verbose=0,
-                callbacks=[Watch(searcher, progress, session.tracker, session.save_seconds)],
+                callbacks=[Watch(searcher, progress, session.save_seconds)],
                 trial_name_creator=lambda trial: f"{trial.config['number']:03d}",
                 trial_dirname_creator=lambda trial: f"{trial.config['number']:03d}_{trial.trial_id}",
             )
         finally:
+            searcher.settle()  # trials that ended last, and those that an interruption caught between record and study
             progress.close()
-            session.tracker.flush()
     shutil.rmtree(scratch, ignore_errors=True)
     if searcher.failure:
         raise searcher.failure
@@ -260,23 +335,23 @@ def _progress(session: Session) -> Progress:
 
 
 def _logging_share(session: Session) -> float:
-    """Share of this session's time that was spent writing to MLflow while trials ran."""
-    return session.tracker.seconds / max(time.monotonic() - session.begin, 1e-9)
+    """Share of this session's time that was spent writing to MLflow, beside the trials."""
+    return session.recorder.tracker.seconds / max(time.monotonic() - session.begin, 1e-9)
 
 
 def _finish(session: Session) -> None:
     """Figures, filter pages and the report, once for every budget."""
-    share, ended = _logging_share(session), len(finished_trials(session.study))
+    share, ended, recorder = _logging_share(session), len(finished_trials(session.study)), session.recorder
     if session.study.user_attrs.get("reported") == ended:
-        session.tracker.end("FINISHED")
+        recorder.now(lambda: recorder.tracker.end("FINISHED"))
         say(f"sweep {session.sweep.name}: finished already; `--trials N` raises its budget")
     else:
         with waiting("drawing the report"):
             from paraphrase.sweep.report.write import write_report
 
-            write_report(session.sweep, session.study, session.tracker, session.cache)
+            write_report(session.sweep, session.study, recorder, session.tasks, session.meta["key"])
         session.save_seconds()
-        session.tracker.end("FINISHED", share)
+        recorder.now(lambda: recorder.tracker.end("FINISHED", share))
         session.study.set_user_attr("reported", ended)
     if not complete_trials(session.study):
         say(f"sweep {session.sweep.name}: no trial is complete: {why_none_is_complete(session.study)}")
@@ -296,4 +371,6 @@ def delete_sweep(name: str) -> None:
             delete_runs(tracking_uri(sweep), sweep.experiment, name)
         except InputError as error:
             say(f"sweep {name}: its runs were not deleted: {error}")
+        if store := store_of(sweep):
+            store.delete(sweep_key(name))
         shutil.rmtree(sweep_folder(name))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
+import queue
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.trial import Trial, TrialState
@@ -15,24 +16,61 @@ from ray.tune.search import Searcher
 
 from paraphrase.core.config import Config, flatten, to_mapping
 from paraphrase.core.errors import InputError
+from paraphrase.core.explainer.checkpoint import ABOUT
 from paraphrase.core.features.cache import read_meta
 from paraphrase.core.features.obtain import built_cache
-from paraphrase.core.train.training import Training, batch_key
+from paraphrase.core.measure.filter_table import FILTERS
+from paraphrase.core.train.training import batch_key
 from paraphrase.sweep.driver.progress import Progress
-from paraphrase.sweep.record.tracking import Tracker, hash_tags, seed_tags
+from paraphrase.sweep.patience import OutOfPatience
+from paraphrase.sweep.record.recorder import Recorder
+from paraphrase.sweep.record.tracking import hash_tags, seed_tags
 from paraphrase.sweep.settings.config import ALL, SweepConfig
-from paraphrase.sweep.settings.folder import CHECKPOINT, checkpoint_folder, sweep_folder, trial_folder, write_yaml
+from paraphrase.sweep.settings.folder import (
+    CHECKPOINT,
+    EXPLAINER,
+    checkpoints_of,
+    store_of,
+    sweep_folder,
+    sweep_key,
+    trial_folder,
+    write_yaml,
+)
 from paraphrase.sweep.settings.space import resolve, run_name, suggest
-from paraphrase.sweep.study.study import budget, finished_trials, make_sampler, unfinished_trials, violations
+from paraphrase.sweep.store.checkpoints import Checkpoints
+from paraphrase.sweep.store.objects import bring
+from paraphrase.sweep.study.study import FINISHED, budget, finished_trials, make_sampler, unfinished_trials, violations
 from paraphrase.sweep.workers.cluster import worker_settings
 from paraphrase.sweep.workers.trainable import epochs_of
 
 BATCH = "batch"
 """User attribute of a trial: numbers of all trials that train as one batch with it."""
+STORED = "explainer"
+"""User attribute of a trial: the key of its explainer in the store."""
+LOST = re.compile(r"node (has )?died|node.{0,80}(dead|terminated|preempted)")
+"""What Ray says of a trial whose node was lost."""
+MOST_LOST = 20
+"""How often a trial begins anew because its node was lost, which is no fault of its own, until it counts as failed."""
+NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+SETTLE = 0.05
+"""Seconds between two looks at whether the record is written."""
 
 
-def last_error(tune_trial: Any) -> str:
-    """Why a trial of Ray Tune failed last, in a line."""
+class Closing(NamedTuple):
+    """A trial that has ended and waits for its record to be written; the study is told last."""
+
+    trial: Trial
+    state: TrialState
+    values: list[float] | None
+    metrics: dict[str, Any]
+    history: list[dict[str, Any]]
+    reason: str | None
+    stored: str | None
+    """Key of its explainer in the store."""
+
+
+def last_error(tune_trial: Any, whole: bool = False) -> str:
+    """Why a trial of Ray Tune failed last: in a line, or in Ray's own words."""
     from ray import cloudpickle
     from ray.exceptions import RayActorError
 
@@ -41,8 +79,8 @@ def last_error(tune_trial: Any) -> str:
         return "no message"
     error = cloudpickle.loads(file.read_bytes())
     if isinstance(error, RayActorError):
-        return "its worker died"
-    lines = str(error).strip().splitlines()
+        return str(error) if whole else "its node was lost" if LOST.search(str(error)) else "its worker died"
+    lines = [""] if whole else str(error).strip().splitlines()
     return lines[-1].strip() if lines else type(error).__name__
 
 
@@ -51,14 +89,17 @@ class StudySearcher(Searcher):
 
     A trial's end is written in this order: MLflow metrics, artifacts, run status, and last the study. So whatever a
     killed driver left behind, a trial that the study calls ended is whole, and any other is gone through again from its
-    checkpoint.
+    checkpoint. The record is written on a thread; while MLflow is away, trials go on and their ends wait.
+
+    The study is read once, here: its only writer knows what has changed since.
 
     Args:
         study: the study.
         sweep: its configuration.
-        tracker: writes to MLflow.
+        recorder: writes to MLflow.
         progress: told of everything that happens.
-        concurrency: most trials, or batches of them, at once.
+        cache: key of the base configuration's cache.
+        concurrency: most trials, or batches of them, at once, asked for again and again: nodes come and go.
         batch: most trials that train as one batch; they differ only in their seeds and loss weights.
     """
 
@@ -66,30 +107,44 @@ class StudySearcher(Searcher):
         self,
         study: optuna.Study,
         sweep: SweepConfig,
-        tracker: Tracker,
+        recorder: Recorder,
         progress: Progress,
-        concurrency: int,
+        cache: str,
+        concurrency: Callable[[], int],
         batch: int = 1,
     ) -> None:
         super().__init__(metric=None, mode=None)
-        self.study, self.sweep, self.tracker, self.progress = study, sweep, tracker, progress
+        self.study, self.sweep, self.recorder, self.progress = study, sweep, recorder, progress
         self.concurrency, self.batch = concurrency, batch
+        self.store = store_of(sweep)
         self.base = to_mapping(sweep.base_config())
+        self.keys: dict[str, str | None] = {self._sections(sweep.base_config()): cache}
+        trials = study.get_trials(deepcopy=False)
+        self.ids = {t.number: t._trial_id for t in trials}
+        self.batch_of: dict[int, list[int]] = {t.number: t.user_attrs[BATCH] for t in trials if BATCH in t.user_attrs}
+        self.queued = {t.number for t in trials if t.state == TrialState.WAITING}
+        self.earlier = {t.number for t in trials if t.state == TrialState.RUNNING}
+        self.over = {t.number for t in trials if t.state in FINISHED}
         self.waiting = [t.number for t in unfinished_trials(study)]
         self.live: dict[str, list[Trial]] = {}
-        self.checkpoints: dict[str, Path] = {}
+        self.first_of: dict[str, int] = {}
         self.tune_trials: dict[str, Any] = {}
         self.history: dict[int, dict[int, dict[str, Any]]] = {}
+        self.stored: dict[int, str] = {}
+        self.lost: dict[int, int] = {}
+        self.closing: dict[int, Closing] = {}
+        self.ended_with: dict[int, tuple[int, set[int]]] = {}
         self.made_of: dict[str, dict[str, str]] = {}
         self.failure: BaseException | None = None
         self.finished = len(finished_trials(study))
 
     def suggest(self, trial_id: str) -> Any:
+        self.settle()
         if self.failure:
             return Searcher.FINISHED
         if not self._room():  # the trials of a batch may yet come back, to begin anew
             return None if any(len(trials) > 1 for trials in self.live.values()) else Searcher.FINISHED
-        if len(self.live) >= self.concurrency:
+        if len(self.live) >= self.concurrency():
             return None
         try:
             return self._begin(trial_id)
@@ -99,7 +154,7 @@ class StudySearcher(Searcher):
 
     def _room(self) -> int:
         """Trials that the budget still has room for."""
-        return budget(self.sweep) - self.finished - sum(map(len, self.live.values()))
+        return budget(self.sweep) - self.finished - len(self.closing) - sum(map(len, self.live.values()))
 
     def _begin(self, trial_id: str) -> dict[str, Any] | str:
         first = self._next_trial()
@@ -110,23 +165,43 @@ class StudySearcher(Searcher):
             members = self._earlier_batch(first, bound)
         else:
             members = [(first, config), *self._companions(config)]
-            if len(members) > 1 or BATCH in first.user_attrs:
+            if len(members) > 1 or first.number in self.batch_of:
                 for trial, _ in members:
-                    trial.set_user_attr(BATCH, [t.number for t, _ in members])
-        running = [(t, c) for t, c in members if self.study.get_trials(deepcopy=False)[t.number].state == TrialState.RUNNING]
+                    self._set_batch(trial, [t.number for t, _ in members])
+        running = [(t, c) for t, c in members if t.number not in self.over]
         for trial, its_config in running:
             self._begin_record(trial, trial.params, its_config)
             self.progress.started(trial.number)
         self.live[trial_id] = [trial for trial, _ in running]
-        self.checkpoints[trial_id] = checkpoint_folder(self.sweep.name, members[0][0].number)
+        self.first_of[trial_id] = members[0][0].number
         return {
             "number": members[0][0].number,
-            "members": [
-                {"number": t.number, "config": to_mapping(c), "folder": str(trial_folder(self.sweep.name, t.number))}
-                for t, c in members
-            ],
-            **worker_settings(self.sweep.resources),
+            "members": [{"number": t.number, "config": to_mapping(c)} for t, c in members],
+            "sweep": self.sweep.name,
+            "store": self.sweep.store,
+            "cache": self._key(members[0][1]),
+            **worker_settings(self.sweep.resources, self.sweep.store),
         }
+
+    def _set_batch(self, trial: Trial, numbers: list[int]) -> None:
+        trial.set_user_attr(BATCH, numbers)
+        self.batch_of[trial.number] = numbers
+
+    def _checkpoints(self, number: int) -> Checkpoints:
+        return checkpoints_of(self.sweep.name, number, self.store)
+
+    def _key(self, config: Config) -> str | None:
+        """Key of the cache of a configuration; None where the worker must find or build it."""
+        sections = self._sections(config)
+        if self.keys.get(sections) is None:
+            folder = built_cache(config)
+            self.keys[sections] = folder.name if folder and not self.store else None  # only the base's is in the store for sure
+        return self.keys[sections]
+
+    @staticmethod
+    def _sections(config: Config) -> str:
+        """The part of a configuration that its cache depends on."""
+        return json.dumps([to_mapping(c) for c in (config.data, config.performer, config.cache)], sort_keys=True)
 
     def _resolve(self, trial: Trial) -> Config | None:
         """A trial's configuration; where its values are possible but not their combination, the trial is ended."""
@@ -140,20 +215,18 @@ class StudySearcher(Searcher):
 
     def _bound(self, number: int) -> list[int]:
         """Numbers of the batch that an unfinished trial must go on in; itself alone; or none, where it is free."""
-        trials = self.study.get_trials(deepcopy=False)
-        batch: list[int] | None = trials[number].user_attrs.get(BATCH)
+        batch = self.batch_of.get(number)
         if batch is None:  # it began alone, or not at all
-            return [number] if Training.saved(checkpoint_folder(self.sweep.name, number)) else []
-        if any(trials[n].user_attrs.get(BATCH, batch) != batch for n in batch):  # killed while it was separated
+            return [number] if number in self.earlier and self._checkpoints(number).any() else []
+        if any(self.batch_of.get(n, batch) != batch for n in batch):  # killed while it was separated
             return [number]
         fits = len(batch) <= max(1, self.batch)
-        return batch if fits or Training.saved(checkpoint_folder(self.sweep.name, batch[0])) else []
+        return batch if fits or self._checkpoints(batch[0]).any() else []
 
     def _earlier_batch(self, first: Trial, numbers: list[int]) -> list[tuple[Trial, Config]]:
         """All trials of a batch, also those that have ended, since its checkpoint holds them."""
         self.waiting = [n for n in self.waiting if n not in numbers]
-        trials = self.study.get_trials(deepcopy=False)
-        members = [first if n == first.number else Trial(self.study, trials[n]._trial_id) for n in numbers]
+        members = [first if n == first.number else Trial(self.study, self.ids[n]) for n in numbers]
         return [(t, resolve(t.params, self.sweep.space, self.base)) for t in members]
 
     def _companions(self, config: Config) -> list[tuple[Trial, Config]]:
@@ -189,17 +262,23 @@ class StudySearcher(Searcher):
     def _reopen(self, number: int) -> Trial:
         """An unfinished trial; one that waited in the queue of a killed driver is asked for anew."""
         self.study.sampler = make_sampler(self.sweep, number)
-        frozen = self.study.get_trials(deepcopy=False)[number]
-        return Trial(self.study, frozen._trial_id) if frozen.state == TrialState.RUNNING else self.study.ask()
+        if number in self.queued:
+            self.queued.discard(number)
+            return self._known(self.study.ask())
+        return Trial(self.study, self.ids[number])
 
     def _ask(self) -> Trial:
-        self.study.sampler = make_sampler(self.sweep, len(self.study.get_trials(deepcopy=False)))
-        return self.study.ask()
+        self.study.sampler = make_sampler(self.sweep, len(self.ids))
+        return self._known(self.study.ask())
+
+    def _known(self, trial: Trial) -> Trial:
+        self.ids[trial.number] = trial._trial_id
+        return trial
 
     def _begin_record(self, trial: Trial, params: Mapping[str, Any], config: Config | None) -> None:
         flat = flatten(to_mapping(config)) if config else dict(params)
-        run = self.tracker.start_trial(trial.number, run_name(trial.number, params), flat, self._tags(params, config))
-        trial.set_user_attr("mlflow_run", run)
+        name, earlier = run_name(trial.number, params), trial.number in self.earlier
+        self.recorder.start_trial(trial.number, name, flat, self._tags(params, config), earlier)
         self.history[trial.number] = {}
         if config:
             write_yaml(trial_folder(self.sweep.name, trial.number) / "config.yaml", config)
@@ -224,7 +303,7 @@ class StudySearcher(Searcher):
 
     def _made_of(self, config: Config) -> dict[str, str]:
         """Hashes of the data and performer that a trial is of, if their cache is there; else the tags stay those of the base."""
-        sections = json.dumps([to_mapping(c) for c in (config.data, config.performer, config.cache)], sort_keys=True)
+        sections = self._sections(config)
         if sections not in self.made_of:
             folder = built_cache(config)
             self.made_of[sections] = hash_tags(read_meta(folder)) if folder else {}
@@ -233,7 +312,7 @@ class StudySearcher(Searcher):
     def _note(self, trial: Trial, result: Mapping[str, Any]) -> None:
         new = [e for e in epochs_of(result, trial.number) if e["epoch"] not in self.history[trial.number]]
         self.history[trial.number] |= {e["epoch"]: e for e in new}
-        self.tracker.log(trial.number, new)
+        self.recorder.log(trial.number, new)
         self.progress.epochs(trial.number, len(new))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -245,33 +324,57 @@ class StudySearcher(Searcher):
             return
         trials = self.live[trial_id]
         try:  # Ray Tune would log what is raised here and go on
-            ended = (result or {}).get("ended")
+            result = result or {}
+            if result.get("halted"):
+                raise OutOfPatience(result["halted"])
+            ended = result.get("ended")
+            self.stored |= dict(result.get("explainers") or [])
             for trial in trials:
-                self._note(trial, result or {})
+                self._note(trial, result)
             if (ended or error) and len(trials) > 1:
-                self._separate(trials, self.checkpoints[trial_id])
+                self._separate(trials, self.first_of[trial_id])
+            elif error and self._lost(trials[0].number, trial_id):
+                self._again(trials[0])
+                trials.clear()
             elif error:
                 why = last_error(self.tune_trials.get(trial_id))
                 ended = f"failed {self.sweep.max_retries + 1} times, the last time: {why}"
+            together = self.first_of.pop(trial_id), {t.number for t in trials}
             for trial in list(trials):
+                self.ended_with[trial.number] = together
                 self._end(trial, ended)
                 trials.remove(trial)
             del self.live[trial_id]
-            shutil.rmtree(self.checkpoints.pop(trial_id), ignore_errors=True)  # three times the size of the explainers
         except Exception as failure:
             self.failure = failure
 
-    def _separate(self, trials: list[Trial], checkpoint: Path) -> None:
+    def node_lost(self, trial_id: str) -> bool:
+        """Whether a trial failed because its node was lost, which does not count as a failure of its own; counts how often."""
+        if not LOST.search(last_error(self.tune_trials.get(trial_id), whole=True)):
+            return False
+        for trial in self.live.get(trial_id, []):
+            self.lost[trial.number] = self.lost.get(trial.number, 0) + 1
+        return True
+
+    def _lost(self, number: int, trial_id: str) -> bool:
+        return self.node_lost(trial_id) and self.lost[number] <= MOST_LOST
+
+    def _again(self, trial: Trial) -> None:
+        """Let a trial wait for its turn to go on from its checkpoint."""
+        self.progress.waits(trial.number)
+        self.earlier.add(trial.number)
+        self.waiting.append(trial.number)
+
+    def _separate(self, trials: list[Trial], first: int) -> None:
         """Let the trials of a batch that cannot go on begin anew, each alone, since it may be the fault of one; in place."""
-        shutil.rmtree(checkpoint, ignore_errors=True)  # first: no trial may go on alone from that of its batch
+        self._checkpoints(first).delete()  # first: no trial may go on alone from that of its batch
         for trial in trials:
-            trial.set_user_attr(BATCH, [trial.number])
-            self.progress.waits(trial.number)
-            self.waiting.append(trial.number)
+            self._set_batch(trial, [trial.number])
+            self._again(trial)
         trials.clear()
 
     def _end(self, trial: Trial, reason: str | None) -> None:
-        """Write a trial's end everywhere; `reason` is given for a failed one."""
+        """Hand a trial's end to the record; `reason` is given for a failed one. The study is told when it is written."""
         number = trial.number
         history = [self.history[number][e] for e in sorted(self.history[number])]
         last = history[-1] if history else {}
@@ -282,14 +385,48 @@ class StudySearcher(Searcher):
             state, reason = TrialState.FAIL, f"{missing} could not be measured"
         if state == TrialState.PRUNED:
             reason = f"stopped early after epoch {last['epoch']}"
-        folder = trial_folder(self.sweep.name, number)
-        name = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}[state]
-        artifacts = [folder / "config.yaml", *([folder / "explainer"] if state == TrialState.COMPLETE else [])]
+        folder, stored = trial_folder(self.sweep.name, number), self.stored.pop(number, None)
+        artifacts = [folder / "config.yaml"]
+        tags = {}
+        if state == TrialState.COMPLETE:
+            if self.store and stored:  # the weights stay where they are
+                for name in (ABOUT, FILTERS):
+                    artifacts.append(bring(self.store, f"{stored}/{name}", folder / EXPLAINER / name))
+                tags["explainer_uri"] = f"{self.sweep.store}/{stored}"
+            else:
+                artifacts.append(folder / EXPLAINER)
         ended = int(last.get("timestamp", time.time() * 1000))
-        self.tracker.end_trial(number, name, reason, [a for a in artifacts if a.exists()], ended)
-        self._tell(trial, state, values, metrics, history, reason)
+        self.closing[number] = Closing(trial, state, values, metrics, history, reason, stored)
+        self.recorder.end_trial(number, NAMES[state], reason, [a for a in artifacts if a.exists()], ended, tags)
+
+    def settle(self, patient: bool = True) -> None:
+        """Tell the study of the trials whose record is written.
+
+        Args:
+            patient: wait for those that are being written, unless MLflow is away: what is proposed next should know of them.
+        """
+        while self.closing and not self.failure:
+            try:
+                self._close(self.recorder.written.get(timeout=SETTLE if patient else 0.0))
+            except queue.Empty:
+                self.failure = self.recorder.failure
+                if not patient or self.recorder.behind:
+                    break
+            except Exception as failure:
+                self.failure = failure
+        self.failure = self.failure or self.recorder.failure
+
+    def _close(self, number: int) -> None:
+        """Write a trial's end into the study, and delete the checkpoint once all trials that it is of are there."""
+        closing = self.closing.pop(number)
+        self._tell(closing)
+        self.history.pop(number, None)
+        self.over.add(number)
         self.finished += 1
-        self.progress.ended(number, name, metrics)
+        self.progress.ended(number, NAMES[closing.state], closing.metrics)
+        first, numbers = self.ended_with.pop(number, (number, {number}))
+        if numbers <= self.over:
+            self._checkpoints(first).delete()  # three times the size of the explainers
 
     def _verdict(
         self, trial: Trial, metrics: Mapping[str, Any], epochs: int, reason: str | None
@@ -302,26 +439,22 @@ class StudySearcher(Searcher):
         values = [metrics.get(m) for m in self.sweep.objectives]
         return TrialState.COMPLETE, None if None in values else values  # type: ignore[return-value]
 
-    def _tell(
-        self,
-        trial: Trial,
-        state: TrialState,
-        values: list[float] | None,
-        metrics: dict[str, Any],
-        history: list[dict[str, Any]],
-        reason: str | None,
-    ) -> None:
+    def _tell(self, closing: Closing) -> None:
+        trial, metrics, history = closing.trial, closing.metrics, closing.history
         trial.set_user_attr("metrics", metrics)
         trial.set_user_attr("epochs", len(history))
         trial.set_user_attr("seconds", sum(e.get("seconds", 0.0) for e in history))
-        if reason:
-            trial.set_user_attr("reason", reason[:2000])
+        trial.set_user_attr("mlflow_run", self.recorder.tracker.run_of(trial.number))
+        if closing.stored:
+            trial.set_user_attr(STORED, closing.stored)
+        if closing.reason:
+            trial.set_user_attr("reason", closing.reason[:2000])
         if stopping := self.sweep.early_stopping:
             trial.set_user_attr("rungs", {str(e["epoch"]): e.get(stopping.metric) for e in history})
-        if state == TrialState.COMPLETE and not trial.constraints:
+        if closing.state == TrialState.COMPLETE and not trial.constraints:
             for name, value in violations(metrics, self.sweep.constraints).items():
                 trial.set_constraint(name, value)
-        self.study.tell(trial, values if state == TrialState.COMPLETE else None, state=state)
+        self.study.tell(trial, closing.values if closing.state == TrialState.COMPLETE else None, state=closing.state)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study is the state."""
@@ -333,12 +466,15 @@ class StudySearcher(Searcher):
         """Nothing: the study is the state."""
 
 
-def drop_leftovers(study: optuna.Study, name: str) -> None:
+def drop_leftovers(study: optuna.Study, sweep: SweepConfig) -> None:
     """Delete the checkpoints of trials that have ended, which a killed driver may not have come to."""
     needed = {n for t in unfinished_trials(study) for n in (t.number, *t.user_attrs.get(BATCH, []))}
-    for folder in (sweep_folder(name) / "trials").glob(f"*/{CHECKPOINT}"):
-        if int(folder.parent.name) not in needed:
-            shutil.rmtree(folder)
+    store = store_of(sweep)
+    here = {int(folder.parent.name) for folder in (sweep_folder(sweep.name) / "trials").glob(f"*/{CHECKPOINT}")}
+    keys = store.keys(f"{sweep_key(sweep.name)}/trials") if store else []
+    there = {int(key.split("/")[3]) for key in keys if key.split("/")[4] == CHECKPOINT}
+    for number in (here | there) - needed:
+        checkpoints_of(sweep.name, number, store).delete()
 
 
 def recorded_rungs(study: optuna.Study) -> dict[int, dict[int, float]]:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import optuna
 
-from paraphrase.sweep.record.tracking import Tracker
+from paraphrase.sweep.record.recorder import Recorder
 from paraphrase.sweep.settings.config import SweepConfig
-
-if TYPE_CHECKING:
-    from paraphrase.core.features.cache import FeatureCache
+from paraphrase.sweep.workers.tasks import Tasks
 
 
 @dataclass
@@ -21,8 +19,10 @@ class Session:
 
     sweep: SweepConfig
     study: optuna.Study
-    tracker: Tracker
-    cache: FeatureCache
+    recorder: Recorder
+    tasks: Tasks
+    meta: dict[str, Any]
+    """Description of the base configuration's feature cache."""
     begin: float
     """time.monotonic() of its start."""
     seconds_before: float

@@ -30,6 +30,10 @@ def quiet_mlflow() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    # the recorder tries again, and looks first: MLflow's client would make a second run where the answer was lost
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     for name in ("mlflow", "alembic", "alembic.runtime.migration"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="mlflow.*")
@@ -79,7 +83,9 @@ class Tracker:
     def __init__(self, client: MlflowClient, experiment: str, study: str, tags: Mapping[str, str]) -> None:
         self.client, self.experiment, self.study, self.tags = client, experiment, study, dict(tags)
         self.seconds = 0.0
+        self.uri = str(client.tracking_uri)
         self._runs: dict[int, str] = {}
+        self._unsure: set[int] = set()  # trials whose run may have been made although the answer was lost
         self._fresh: set[str] = set()  # runs that this process made, so that nothing can be in them yet
         self._logged: dict[str, dict[str, set[int]]] = {}
         self._waiting: dict[str, list[Any]] = {}
@@ -114,27 +120,39 @@ class Tracker:
         if self.client.get_run(run).info.status != "RUNNING":
             self.client.update_run(run, status="RUNNING")
 
-    def start_trial(self, number: int, name: str, params: Mapping[str, Any], more_tags: Mapping[str, str] | None = None) -> str:
-        """The run of a trial, with its parameters and tags; found again if it exists."""
+    def start_trial(
+        self, number: int, name: str, params: Mapping[str, Any], more_tags: Mapping[str, str] | None = None, earlier: bool = True
+    ) -> str:
+        """The run of a trial, with its parameters and tags; found again if it exists.
+
+        Args:
+            earlier: whether another driver may have made it: a search takes longer the more runs there are.
+        """
         with self._timed():
             tags = {"kind": "trial", "trial_number": str(number), PARENT_TAG: self.parent}
-            found = self._find({"kind": "trial", "trial_number": str(number)})
-            if found is None:
-                run = str(
-                    self.client.create_run(
-                        self.experiment,
-                        run_name=name,
-                        tags={**self.tags, **(more_tags or {}), "study": self.study, "trial_state": "running", **tags},
-                    ).info.run_id
-                )
+            run = self._runs.get(number)
+            present: Mapping[str, str] = {}
+            if run is None and (earlier or number in self._unsure):
+                found = self._find({"kind": "trial", "trial_number": str(number)})
+                if found:
+                    run, present = str(found.info.run_id), found.data.params
+                    self._reopen(run)
+            if run is None:
+                self._unsure.add(number)
+                every = {**self.tags, **(more_tags or {}), "study": self.study, "trial_state": "running", **tags}
+                run = str(self.client.create_run(self.experiment, run_name=name, tags=every).info.run_id)
                 self._fresh.add(run)
-                present: Mapping[str, str] = {}
-            else:
-                run, present = str(found.info.run_id), found.data.params
-                self._reopen(run)
-            self._log_params(run, {k: v for k, v in params.items() if k not in present})
             self._runs[number] = run
+            self._log_params(run, {k: v for k, v in params.items() if k not in present})
             return run
+
+    def run_of(self, number: int) -> str | None:
+        """The run of a trial, as far as it is known."""
+        return self._runs.get(number)
+
+    def know(self, number: int, run: str) -> None:
+        """Be told a trial's run, which then need not be searched for."""
+        self._runs.setdefault(number, run)
 
     def _log_params(self, run: str, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
@@ -171,7 +189,7 @@ class Tracker:
                 continue
             steps = self._steps(run, key)
             if step not in steps:
-                steps.add(step)
+                steps.add(step)  # only noted here, so this cannot fail half-way
                 self._waiting.setdefault(run, []).append(Metric(_key(key), float(value), timestamp, step))
 
     def flush_if_due(self, seconds: float) -> None:
@@ -182,13 +200,22 @@ class Tracker:
     def flush(self) -> None:
         """Write what is waiting."""
         with self._timed():
-            for run, metrics in self._waiting.items():
+            for run in list(self._waiting):
+                metrics = self._waiting[run]
                 for i in range(0, len(metrics), 1000):
                     self.client.log_batch(run, metrics=metrics[i : i + 1000])
-            self._waiting.clear()
+                del self._waiting[run]
         self._flushed = time.monotonic()
 
-    def end_trial(self, number: int, state: str, reason: str | None, artifacts: Sequence[Path], end: int | None) -> None:
+    def end_trial(
+        self,
+        number: int,
+        state: str,
+        reason: str | None,
+        artifacts: Sequence[Path],
+        end: int | None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
         """Write the end of a trial: waiting metrics, artifacts, tags, and last the run's status.
 
         Args:
@@ -196,15 +223,16 @@ class Tracker:
             reason: why it ended so, if not complete.
             artifacts: files and folders.
             end: when its training ended, in ms.
+            tags: what else is known only now.
         """
         self.flush()
         run = self._runs[number]
         with self._timed():
             for path in artifacts:
                 self.log_artifact(path, number)
-            self.client.set_tag(run, "trial_state", state)
-            if reason:
-                self.client.set_tag(run, "reason", reason[:5000])
+            more = {"trial_state": state} | ({"reason": reason[:5000]} if reason else {}) | dict(tags or {})
+            for key, value in more.items():
+                self.client.set_tag(run, key, value)
             self.client.set_terminated(run, status=STATUS[state], end_time=end)
 
     def mark_front(self, number: int) -> None:

@@ -2,49 +2,57 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import optuna
 from optuna.trial import FrozenTrial
 
 from paraphrase.core.errors import InputError
 from paraphrase.core.files import write_atomically
+from paraphrase.core.terminal.console import say
 from paraphrase.sweep.record.facts import facts
-from paraphrase.sweep.record.tracking import Tracker, log_to_parent
+from paraphrase.sweep.record.recorder import Recorder
+from paraphrase.sweep.record.tracking import log_to_parent
 from paraphrase.sweep.report.figures import draw_figures, importances, plain_copy
 from paraphrase.sweep.report.page import Section
 from paraphrase.sweep.report.sections import shown_filters
 from paraphrase.sweep.report.sweep_page import arms_of, write_sweep_page
 from paraphrase.sweep.settings.config import SweepConfig
-from paraphrase.sweep.settings.folder import sweep_folder, tracking_uri, trial_folder
+from paraphrase.sweep.settings.folder import EXPLAINER, sweep_folder, sweep_key, tracking_uri, trial_folder
+from paraphrase.sweep.store.objects import Store
 from paraphrase.sweep.study.results import describe, export_csv, front_text, load
 from paraphrase.sweep.study.study import own_trials, pareto_trials
-
-if TYPE_CHECKING:
-    from paraphrase.core.features.cache import FeatureCache
+from paraphrase.sweep.workers.tasks import Tasks
 
 
-def write_report(sweep: SweepConfig, study: optuna.Study, tracker: Tracker, cache: FeatureCache) -> None:
-    """Draw and write everything that belongs to the sweep as a whole; nothing is doubled when it is done again."""
+def write_report(sweep: SweepConfig, study: optuna.Study, recorder: Recorder, tasks: Tasks, key: str) -> None:
+    """Draw and write everything that belongs to the sweep as a whole; nothing is doubled when it is done again.
+
+    Args:
+        key: of the base configuration's cache.
+    """
+    tracker = recorder.tracker
     folder = sweep_folder(sweep.name) / "report"
     front = pareto_trials(study, sweep.constraints)
-    for file in _draw(sweep, study, folder):
-        tracker.log_artifact(file)
+    logged: list[tuple[Path, int | None]] = [(file, None) for file in _draw(sweep, study, folder)]
     for trial in front:
-        tracker.mark_front(trial.number)
+        tracker.know(trial.number, trial.user_attrs["mlflow_run"])
+        recorder.now(functools.partial(tracker.mark_front, trial.number))
     for trial in shown_filters(front, sweep):
-        for page in _filter_pages(sweep, cache, trial):
-            tracker.log_artifact(page, trial.number)
+        logged += [(page, trial.number) for page in _filter_pages(sweep, tasks, key, trial)]
     write_atomically(folder / "pareto.json", json.dumps(describe(sweep.name), indent=2))
     write_atomically(folder / "trials.csv", export_csv(sweep.name))
     write_atomically(folder / "pareto.txt", front_text(study, sweep) + "\n")
     write_atomically(folder / "facts.json", json.dumps(facts(), indent=2))
     write_sweep_page(sweep.name)
-    for name in ("pareto.json", "trials.csv", "pareto.txt", "facts.json", "curves.png", "report.html"):
-        tracker.log_artifact(folder / name)
+    names = ("pareto.json", "trials.csv", "pareto.txt", "facts.json", "curves.png", "report.html")
+    for file, number in [*logged, *((folder / name, None) for name in names)]:
+        recorder.now(functools.partial(tracker.log_artifact, file, number))
+    if sweep.store:
+        Store(sweep.store).put(folder, f"{sweep_key(sweep.name)}/report")
 
 
 def _draw(sweep: SweepConfig, study: optuna.Study, folder: Path) -> list[Path]:
@@ -63,19 +71,19 @@ def _draw(sweep: SweepConfig, study: optuna.Study, folder: Path) -> list[Path]:
     return [*files, folder / "importance.json"]
 
 
-def _filter_pages(sweep: SweepConfig, cache: FeatureCache, trial: FrozenTrial) -> list[Path]:
+def _filter_pages(sweep: SweepConfig, tasks: Tasks, key: str, trial: FrozenTrial) -> list[Path]:
     """The page of the trial's filters (figure 3 of the paper) and the gallery of all of them; drawn once."""
     folder = trial_folder(sweep.name, trial.number)
     pages = [folder / "filters.png", folder / "gallery.html"]
     if not all(page.exists() for page in pages):
         from paraphrase.core.config import to_mapping
-        from paraphrase.core.pictures.filters_page import draw_filters
-        from paraphrase.core.pictures.gallery import draw_gallery
         from paraphrase.sweep.settings.space import resolve
 
         config = resolve(trial.params, sweep.space, to_mapping(sweep.base_config()))
-        for draw, page in zip((draw_filters, draw_gallery), pages, strict=True):
-            draw(config, cache, folder / "explainer", page)
+        try:
+            tasks.pages(key, config, folder / EXPLAINER, trial.user_attrs.get("explainer"), pages)
+        except InputError as error:  # on a cluster the images may lie on one node alone
+            say(f"trial {trial.number}: its filters are not drawn: {error}")
     return pages
 
 

@@ -58,6 +58,9 @@ class Resources:
     """Most trials that train as one batch, which those can that differ only in seeds and loss weights; empty: on a GPU, with a
     grid or random sampler, the fastest of 1, 2, 4 and 8, measured when the sweep begins; else 1. Without effect where trials
     have replicates or are stopped early."""
+    wait_for: Annotated[Real, Field(ge=0)] | None = None
+    """Minutes to wait for nodes on which a trial fits, of a cluster that grows: all trials, or as many as `concurrency` says, are
+    then asked for at once; empty: a trial must fit when the sweep begins."""
     address: str | None = None
     """A running Ray cluster (host:port or auto); empty: $RAY_ADDRESS, else a local one that ends with the command."""
 
@@ -108,6 +111,9 @@ class SweepConfig:
     """How often a trial whose worker died goes on from its last checkpoint before it counts as failed."""
     warm_start: str | None = None
     """Name of a finished sweep whose trials the search learns from."""
+    store: str | None = None
+    """Where caches, checkpoints and explainers lie that all nodes of a cluster can read and write: `s3://BUCKET/PREFIX` or
+    `file:///SHARED/FOLDER`; empty: the home folder, which all nodes must then share."""
     storage: str | None = None
     """Optuna storage URL; empty: sqlite in the home folder."""
     tracking_uri: str | None = None

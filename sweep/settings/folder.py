@@ -3,7 +3,7 @@
 <home>/sweeps/NAME/sweep.yaml                        the configuration that `resume` goes on with
 <home>/sweeps/NAME/lock                              held by the one driver
 <home>/sweeps/NAME/trials/NUMBER/config.yaml         resolved configuration of a trial
-<home>/sweeps/NAME/trials/NUMBER/checkpoint/         exact state after its last finished epoch, until the trial has ended
+<home>/sweeps/NAME/trials/NUMBER/checkpoint/         exact states after its last finished epochs, until the trial has ended
 <home>/sweeps/NAME/trials/NUMBER/explainer/          the finished explainer
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +24,11 @@ from paraphrase.core.errors import InputError
 from paraphrase.core.files import write_atomically
 from paraphrase.core.home import home
 from paraphrase.sweep.settings.config import SweepConfig
+from paraphrase.sweep.store.checkpoints import Checkpoints
+from paraphrase.sweep.store.objects import Store
 
-CHECKPOINT = "checkpoint"
+CHECKPOINT, EXPLAINER = "checkpoint", "explainer"
+SWEEP = "sweep.yaml"
 
 
 def sweep_folder(name: str) -> Path:
@@ -37,14 +41,29 @@ def trial_folder(name: str, number: int) -> Path:
     return sweep_folder(name) / "trials" / str(number)
 
 
-def checkpoint_folder(name: str, number: int) -> Path:
+def sweep_key(name: str) -> str:
+    """Where a sweep lies in a store; its trials as in the folder, their checkpoints and explainers by attempts."""
+    return f"sweeps/{name}"
+
+
+def trial_key(name: str, number: int) -> str:
+    """Where a trial lies in a store."""
+    return f"{sweep_key(name)}/trials/{number}"
+
+
+def checkpoints_of(name: str, number: int, store: Store | None) -> Checkpoints:
     """Where a trial, or the batch that it is the first of, keeps its state while it trains."""
-    return trial_folder(name, number) / CHECKPOINT
+    return Checkpoints(trial_folder(name, number) / CHECKPOINT, store, f"{trial_key(name, number)}/{CHECKPOINT}")
+
+
+def store_of(sweep: SweepConfig) -> Store | None:
+    """The sweep's store; None: the home folder is all there is."""
+    return Store(sweep.store) if sweep.store else None
 
 
 def sweep_names() -> list[str]:
     """Every sweep of this home, by name."""
-    return sorted(p.parent.name for p in (home() / "sweeps").glob("*/sweep.yaml"))
+    return sorted(p.parent.name for p in (home() / "sweeps").glob(f"*/{SWEEP}"))
 
 
 def write_yaml(path: Path, config: Any) -> None:
@@ -58,11 +77,26 @@ def read_sweep(name: str) -> SweepConfig:
     Raises:
         InputError: if there is none of that name.
     """
-    file = sweep_folder(name) / "sweep.yaml"
+    file = sweep_folder(name) / SWEEP
     if not file.is_file():
         known = ", ".join(sweep_names()) or "none yet"
         raise InputError(f"sweep {name}: not found in {home() / 'sweeps'}; there are: {known}")
     return from_mapping(SweepConfig, read_yaml(file))
+
+
+def keep_sweep(sweep: SweepConfig) -> None:
+    """Write the configuration that `resume` goes on with, also to the store, since a driver's home may vanish."""
+    write_yaml(sweep_folder(sweep.name) / SWEEP, sweep)
+    if store := store_of(sweep):
+        store.write(f"{sweep_key(sweep.name)}/{SWEEP}", (sweep_folder(sweep.name) / SWEEP).read_bytes())
+
+
+def bring_sweep(sweep: SweepConfig) -> bool:
+    """Whether there is a sweep of this name: in this home, or brought here from the store that it would have."""
+    file = sweep_folder(sweep.name) / SWEEP
+    if not file.is_file() and (store := store_of(sweep)) and store.has(f"{sweep_key(sweep.name)}/{SWEEP}"):
+        write_atomically(file, store.read(f"{sweep_key(sweep.name)}/{SWEEP}").decode())
+    return file.is_file()
 
 
 def storage_url(sweep: SweepConfig) -> str:
@@ -73,6 +107,11 @@ def storage_url(sweep: SweepConfig) -> str:
 def tracking_uri(sweep: SweepConfig) -> str:
     """Where the MLflow runs live."""
     return sweep.tracking_uri or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def without_password(text: str) -> str:
+    """A text whose addresses have no passwords."""
+    return re.sub(r"://([^\s/@:]*)(:[^\s/@]*)?@", r"://\1@", text)
 
 
 @contextmanager

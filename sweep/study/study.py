@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.samplers import BaseSampler, GPSampler, GridSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from paraphrase.core.errors import InputError
 from paraphrase.sweep.settings.config import Bound, SweepConfig
-from paraphrase.sweep.settings.folder import storage_url, sweep_folder
+from paraphrase.sweep.settings.folder import SWEEP, storage_url, sweep_folder, without_password
 from paraphrase.sweep.settings.space import encode, grid
+from paraphrase.sweep.study.storage import PatientStorage, open_storage
 
 STATE_NAMES = {
     TrialState.COMPLETE: "complete",
@@ -32,20 +32,6 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
-def open_storage(url: str) -> BaseStorage:
-    """The durable storage at a URL; sqlite waits for another writer instead of giving up.
-
-    Raises:
-        InputError: if it cannot be opened.
-    """
-    arguments = {"connect_args": {"timeout": 120}} if url.startswith("sqlite") else {}
-    try:
-        return RDBStorage(url, engine_kwargs=arguments)
-    except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"storage: {url} cannot be opened: {first}") from None
-
-
 def study_exists(url: str, name: str) -> bool:
     """Whether the storage has a study of this name; makes no new sqlite file."""
     if url.startswith("sqlite:///"):
@@ -56,13 +42,16 @@ def study_exists(url: str, name: str) -> bool:
     return name in optuna.get_all_study_names(open_storage(url))
 
 
-def open_study(sweep: SweepConfig, url: str, create: bool = False) -> optuna.Study:
+def open_study(sweep: SweepConfig, url: str, create: bool = False, storage: PatientStorage | None = None) -> optuna.Study:
     """The study of a sweep.
+
+    Args:
+        storage: at the URL, where it is open already.
 
     Raises:
         InputError: if it is not there and must not be created.
     """
-    storage = open_storage(url)
+    storage = storage or open_storage(url)
     if create:
         directions = list(sweep.objectives.values())
         study = optuna.create_study(storage=storage, study_name=sweep.name, directions=directions, load_if_exists=True)
@@ -75,12 +64,14 @@ def open_study(sweep: SweepConfig, url: str, create: bool = False) -> optuna.Stu
     try:
         return optuna.load_study(study_name=sweep.name, storage=storage)
     except KeyError:
-        raise InputError(f"sweep {sweep.name}: its study is not in {url}; resume it once to create it") from None
+        raise InputError(
+            f"sweep {sweep.name}: its study is not in {without_password(url)}; resume it once to create it"
+        ) from None
 
 
 def refuse_existing(sweep: SweepConfig) -> None:
     """Raises InputError, with the ways out, if there is a sweep of this name."""
-    if (sweep_folder(sweep.name) / "sweep.yaml").exists() or study_exists(storage_url(sweep), sweep.name):
+    if (sweep_folder(sweep.name) / SWEEP).exists() or study_exists(storage_url(sweep), sweep.name):
         raise InputError(
             f"sweep {sweep.name}: exists already; go on with `paraphrase sweep resume {sweep.name}`, "
             f"or choose another name with `--name`, or delete it with `paraphrase sweep delete {sweep.name}`"

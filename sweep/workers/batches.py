@@ -21,12 +21,15 @@ WORTH_IT = 0.9
 """A batch that takes a larger share of the time of its trials one by one is not worth it: they start and end together."""
 
 
-def trials_per_batch(study: optuna.Study, sweep: SweepConfig, gpus: float, at_once: int) -> int:
+def trials_per_batch(study: optuna.Study, sweep: SweepConfig, cache: str, gpus: float, at_once: int) -> int:
     """Most trials in one batch: as configured, else measured once a study on a GPU of the cluster, whose `at_once` places for
     batches all get some.
 
     CPUs have no batches unless they are asked for, so that a trial has the same bits whatever runs beside it. Nor have
     samplers that learn from each trial what to propose next, nor early stopping, which decides on trials one by one.
+
+    Args:
+        cache: key of the base configuration's cache.
     """
     if sweep.early_stopping:
         return 1
@@ -36,7 +39,7 @@ def trials_per_batch(study: optuna.Study, sweep: SweepConfig, gpus: float, at_on
         return 1
     taken = study.user_attrs.get(SECONDS_IN_BATCH)
     if taken is None:
-        taken = _time_batches(sweep, gpus)
+        taken = _time_batches(sweep, cache, gpus)
         study.set_user_attr(SECONDS_IN_BATCH, taken)
     share = math.ceil(budget(sweep) / at_once)
     size = best_batch({int(size): seconds for size, seconds in taken.items() if int(size) <= share})
@@ -45,13 +48,14 @@ def trials_per_batch(study: optuna.Study, sweep: SweepConfig, gpus: float, at_on
     return size
 
 
-def _time_batches(sweep: SweepConfig, gpus: float) -> dict[str, float]:
+def _time_batches(sweep: SweepConfig, cache: str, gpus: float) -> dict[str, float]:
     """`time_batches` in a worker, for the base configuration; empty if the worker dies of it."""
     import ray
 
     from paraphrase.sweep.workers.timing import time_batches
 
-    settings = worker_settings(sweep.resources) | {"config": to_mapping(sweep.base_config())}
+    config = {"config": to_mapping(sweep.base_config()), "cache": cache, "store": sweep.store}
+    settings = worker_settings(sweep.resources, sweep.store) | config
     try:
         # said here and not by `options`, the GPU makes Ray end the worker with its task, which frees the memory
         remote = ray.remote(num_cpus=sweep.resources.cpus_per_trial, num_gpus=gpus, max_retries=0)(time_batches)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from paraphrase.core.errors import InputError
 from paraphrase.core.home import home
-from paraphrase.core.terminal.console import waiting
+from paraphrase.core.terminal.console import say, waiting
 from paraphrase.sweep.settings.config import Resources
+from paraphrase.sweep.store.caches import open_scratch
 
 OBJECT_STORE = 256 * 2**20  # bytes; results are small, and nothing else goes through the store
+
+LOOK_SECONDS = 5.0
+"""How often the nodes of a cluster are looked at while a sweep runs."""
 
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -47,9 +52,14 @@ def _connect(address: str | None) -> None:
         )
 
 
+def address_of(resources: Resources) -> str | None:
+    """Of a running cluster; None: a local one is started."""
+    return resources.address or os.environ.get("RAY_ADDRESS")
+
+
 @contextmanager
-def cluster(resources: Resources) -> Iterator[dict[str, float]]:
-    """Connect to the cluster or start a local one; yields its resources, and ends what it started.
+def cluster(resources: Resources) -> Iterator[None]:
+    """Connect to the cluster or start a local one; ends what it started.
 
     Raises:
         InputError: if there is no cluster at the address.
@@ -58,7 +68,7 @@ def cluster(resources: Resources) -> Iterator[dict[str, float]]:
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
-    address = resources.address or os.environ.get("RAY_ADDRESS")
+    address = address_of(resources)
     if address and address.startswith("http"):
         raise InputError(f"resources.address: {address} is a job server; give host:port of the cluster, or use `ray job submit`")
     try:
@@ -71,41 +81,131 @@ def cluster(resources: Resources) -> Iterator[dict[str, float]]:
         raise InputError(f"resources.address: no Ray cluster at {address}: {first}") from None
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
-        yield ray.cluster_resources()
+        yield
     finally:
         if own:
             ray.shutdown()
 
 
-def gpus_of_trial(resources: Resources, available: dict[str, float]) -> float:
+def is_spread() -> bool:
+    """Whether trials run, or will, on other machines than the driver: several nodes, or none with a CPU yet."""
+    import ray
+
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return len(alive) > 1 or not ray.cluster_resources().get("CPU")
+
+
+def available() -> dict[str, float]:
+    """What the nodes that are there now have in all: `CPU`, `GPU`."""
+    import ray
+
+    return ray.cluster_resources()
+
+
+def gpus_of_trial(resources: Resources, there: Mapping[str, float]) -> float:
     """GPUs of a trial: as configured, else one where there are any."""
     if resources.gpus_per_trial is not None:
         return resources.gpus_per_trial
-    return 1.0 if available.get("GPU", 0) >= 1 else 0.0
+    return 1.0 if there.get("GPU", 0) >= 1 else 0.0
 
 
-def concurrency(resources: Resources, available: dict[str, float], trials: int) -> int:
-    """Trials at once: as many as fit, at most as many as configured.
+def demand_gpus(resources: Resources, there: Mapping[str, float], device: str, spread: bool) -> None:
+    """Refuse what would train on CPUs for ever, without a word, where GPUs are meant.
+
+    Args:
+        device: `train.device` of the base configuration.
+        spread: whether nodes may yet come.
 
     Raises:
-        InputError: if not even one fits.
+        InputError: says what to write.
     """
-    gpus = gpus_of_trial(resources, available)
-    fit = int(available.get("CPU", 0) / resources.cpus_per_trial + 1e-9)
-    if fit < 1:
+    if resources.gpus_per_trial is not None or there.get("GPU", 0) >= 1:
+        return
+    if device.startswith("cuda"):
+        raise InputError(f"train.device: {device}, but the cluster has no GPU; resources.gpus_per_trial=1 asks for one")
+    if spread and not there.get("CPU"):
         raise InputError(
-            f"resources.cpus_per_trial: {resources.cpus_per_trial:g} do not fit; there are {available.get('CPU', 0):g}"
+            "resources.gpus_per_trial: the cluster has no node for trials yet, so it must be said what they need: 1 for a GPU "
+            "each, 0 for CPUs alone"
         )
-    if gpus > 0:
-        fit = min(fit, int(available.get("GPU", 0) / gpus + 1e-9))
-        if fit < 1:
-            raise InputError(f"resources.gpus_per_trial: {gpus:g} do not fit; there are {available.get('GPU', 0):g}")
+
+
+def concurrency(resources: Resources, there: Mapping[str, float], trials: int, gpus: float | None = None) -> int:
+    """Trials at once: as many as fit, at most as many as configured; on a cluster that grows, as many as are wanted.
+
+    Args:
+        there: from `available`.
+        gpus: of a trial, where that is decided; None: `gpus_of_trial`.
+
+    Raises:
+        InputError: if not even one fits and the cluster does not grow.
+    """
+    if resources.wait_for:
+        return min(resources.concurrency or trials, trials)
+    gpus = gpus_of_trial(resources, there) if gpus is None else gpus
+    fit = trials
+    for field, kind, needed in (("cpus", "CPU", resources.cpus_per_trial), ("gpus", "GPU", gpus)):
+        has = there.get(kind, 0)
+        if needed and int(has / needed + 1e-9) < 1:
+            waits = "; `resources.wait_for` waits for nodes" if address_of(resources) else ""
+            raise InputError(f"resources.{field}_per_trial: {needed:g} do not fit; there are {has:g}{waits}")
+        if needed:
+            fit = min(fit, int(has / needed + 1e-9))
     return max(1, min(fit, resources.concurrency or fit, trials))
 
 
-def worker_settings(resources: Resources) -> dict[str, Any]:
-    """What a worker must know of the driver, for `enter`: `home`, `cwd` and the `threads` of a trial."""
-    return {"home": str(home()), "cwd": os.getcwd(), "threads": threads_of_trial(resources)}
+class Places:
+    """Trials that may run at once, as nodes come and go: asked for often, looked up every few seconds.
+
+    Args:
+        resources: of a trial.
+        trials: budget.
+        gpus: of a trial.
+    """
+
+    def __init__(self, resources: Resources, trials: int, gpus: float) -> None:
+        self.resources, self.trials, self.gpus = resources, trials, gpus
+        self._looked, self._known = -LOOK_SECONDS, 1
+
+    def __call__(self) -> int:
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            try:
+                self._known = concurrency(self.resources, available(), self.trials, self.gpus)
+            except InputError:  # all nodes are gone: those that run are tried again elsewhere, none is begun
+                self._known = 1
+            self._looked = time.monotonic()
+        return self._known
+
+
+def await_nodes(resources: Resources, gpus: float) -> None:
+    """Wait for a node on which a trial fits, of a cluster that grows; says so each minute.
+
+    Raises:
+        InputError: if none has come within `resources.wait_for` minutes.
+    """
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    if not resources.wait_for:
+        return
+    bundle = {"CPU": resources.cpus_per_trial} | ({"GPU": gpus} if gpus else {})
+    group = placement_group([bundle])  # an autoscaler sees the demand
+    wanted, began, said = ", ".join(f"{v:g} {k}" for k, v in bundle.items()), time.monotonic(), 0.0
+    try:
+        while not ray.wait([group.ready()], timeout=1.0)[0]:
+            waited = time.monotonic() - began
+            if waited > 60 * resources.wait_for:
+                raise InputError(f"resources.wait_for: no node with {wanted} came within {resources.wait_for:g} min")
+            if waited - said > 60 or not said:
+                say(f"waiting for a node with {wanted} ({waited / 60:.0f} of {resources.wait_for:g} min)")
+                said = max(waited, 1e-9)
+    finally:
+        remove_placement_group(group)
+
+
+def worker_settings(resources: Resources, store: str | None = None) -> dict[str, Any]:
+    """What a worker must know of the driver, for `enter`: `home` (None: the node's scratch), `cwd`, `threads` of a trial."""
+    return {"home": None if store else str(home()), "cwd": os.getcwd(), "threads": threads_of_trial(resources)}
 
 
 def threads_of_trial(resources: Resources) -> int:
@@ -117,7 +217,7 @@ def enter(settings: Mapping[str, Any]) -> None:
     """Make this worker's home and folder the driver's, and torch's threads those of a trial."""
     import torch
 
-    os.environ["PARAPHRASE_HOME"] = settings["home"]
+    os.environ["PARAPHRASE_HOME"] = settings["home"] or str(open_scratch())
     if os.path.isdir(settings["cwd"]):  # relative paths of the configuration are the driver's
         os.chdir(settings["cwd"])
     torch.set_num_threads(settings["threads"])

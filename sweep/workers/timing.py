@@ -12,9 +12,9 @@ import torch
 from paraphrase.core.config import Config, from_mapping
 from paraphrase.core.device import choose_device
 from paraphrase.core.features.cache import FeatureCache
-from paraphrase.core.features.obtain import open_cache
 from paraphrase.core.train.training import Training, TrainingEnded
 from paraphrase.sweep.workers.cluster import enter
+from paraphrase.sweep.workers.tasks import open_by_key
 
 MEASURED_STEPS = 4
 """Enough to tell a sweep's cost on a CPU; a batch is compared on more, since a GPU takes milliseconds for one."""
@@ -52,14 +52,14 @@ def time_batches(settings: Mapping[str, Any]) -> dict[int, float]:
     """Size of a batch -> seconds of an epoch, shared out to its trials; runs in a worker, on the trials' own resources.
 
     Args:
-        settings: `config`, `home`, `cwd` and `threads`, as a trial has them.
+        settings: `config`, `cache`, `store` and what `enter` takes, as a trial has them.
 
     Returns:
         Sizes from 1 as far as the device's memory goes; empty if this configuration cannot be trained.
     """
     enter(settings)
     config = from_mapping(Config, settings["config"])
-    cache = open_cache(config, progress=False).to(choose_device(config.train.device))  # all of it: it takes memory
+    cache = open_by_key(settings["cache"], settings["store"]).to(choose_device(config.train.device))  # all of it: it takes memory
     taken: dict[int, float] = {}
     try:
         for size in BATCHES:

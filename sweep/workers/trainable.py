@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from paraphrase.sweep.settings.folder import CHECKPOINT
+from paraphrase.sweep.patience import OutOfPatience
+from paraphrase.sweep.settings.folder import EXPLAINER, checkpoints_of, trial_folder, trial_key
+from paraphrase.sweep.store.caches import publish_cache
+from paraphrase.sweep.store.objects import Store
 from paraphrase.sweep.workers.cluster import enter
+from paraphrase.sweep.workers.tasks import open_by_key
+
+if TYPE_CHECKING:
+    from paraphrase.core.config import Config
+    from paraphrase.core.features.cache import FeatureCache
 
 
 def epochs_of(result: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
@@ -20,18 +28,20 @@ def epochs_of(result: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
 class ExplainerTrial(tune.Trainable):
     """Trains one explainer, or several as one batch. Its state is the checkpoint folder alone, so any process can go on.
 
-    Its configuration: `number` of the first trial, `members` (of each trial its `number`, its resolved `config` as plain data
-    and its `folder`; the checkpoint lies in the first one's), and what `enter` takes. A step returns
+    Its configuration: `number` of the first trial, `members` (of each trial its `number` and its resolved `config` as plain
+    data), `sweep`, `store`, `cache` (its key; None where the worker must find or build it) and what `enter` takes. A step returns
     `epoch` (counted by the training), `history` (pairs of a trial's number and every epoch that this process has not reported
-    yet; Ray Tune would flatten a mapping), for a single trial the metrics of the last epoch, `done`, and `ended` with a reason
-    if the training cannot go on. The first step after a resume trains nothing: it reports what was there, so that whoever
-    records can fill gaps and a scheduler can decide again.
+    yet; Ray Tune would flatten a mapping), for a single trial the metrics of the last epoch, `done`, `explainers` (pairs of a
+    trial's number and where it lies in the store), `ended` with a reason if the training cannot go on, and `halted` with a reason
+    if the whole sweep cannot. The first step after a resume trains nothing: it reports what was there, so that whoever records
+    can fill gaps and a scheduler can decide again.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.checkpoints.close()
         self._begin(new_config)
         return True
 
@@ -39,29 +49,37 @@ class ExplainerTrial(tune.Trainable):
         enter(config)
         self.settings = config
         self.members: list[dict[str, Any]] = config["members"]
+        self.store = Store(config["store"]) if config["store"] else None
+        self.checkpoints = checkpoints_of(config["sweep"], self.members[0]["number"], self.store)
         self.training: Any = None
         self.reported = 0
 
     def _open(self) -> None:
         """Open the cache and the checkpoint; a worker that is used again keeps its memory-mapped cache."""
         from paraphrase.core.config import Config, from_mapping
-        from paraphrase.core.features.obtain import open_cache
         from paraphrase.core.train.training import Training
 
         self.configs = [from_mapping(Config, member["config"]) for member in self.members]
         config = self.configs[0]
         sections = (config.data, config.performer, config.cache)
         if getattr(self, "cache_of", None) != sections:
-            self.cache, self.cache_of = open_cache(config, progress=False), sections
-        if Training.saved(self._checkpoint()):
-            self.training = Training.load(self._checkpoint(), config, self.cache)
+            self.cache, self.cache_of = self._open_cache(config), sections
+        if saved := self.checkpoints.open():
+            self.training = Training.load(saved, config, self.cache)
         elif len(self.configs) > 1:
             self.training = Training.together(self.configs, self.cache)
         else:
             self.training = Training(config, self.cache)
 
-    def _checkpoint(self) -> Path:
-        return Path(self.members[0]["folder"]) / CHECKPOINT
+    def _open_cache(self, config: Config) -> FeatureCache:
+        if self.settings["cache"]:
+            return open_by_key(self.settings["cache"], self.settings["store"])
+        from paraphrase.core.features.obtain import open_cache
+
+        cache = open_cache(config, progress=False)
+        if self.store:
+            publish_cache(self.store, cache.folder)
+        return cache
 
     def step(self) -> dict[str, Any]:
         from paraphrase.core.errors import InputError
@@ -72,14 +90,26 @@ class ExplainerTrial(tune.Trainable):
                 self._open()
             if self.training.epoch == self.reported and not self.training.finished:
                 self.training.run_epoch()
-                self.training.save(self._checkpoint())
+                self.checkpoints.save(self.training.epoch, self.training.save)
+            explainers = self._save_explainers() if self.training.finished else []
         except (TrainingEnded, InputError) as error:
             return self._result() | {"ended": str(error), "done": True}
-        if self.training.finished:
-            for r, (member, config) in enumerate(zip(self.members, self.configs, strict=True)):
-                alone = None if len(self.members) == 1 else (r, config)
-                self.training.save_explainer(Path(member["folder"]) / "explainer", alone)
-        return self._result()
+        except OutOfPatience as error:
+            return self._result() | {"halted": str(error), "done": True}
+        return self._result() | {"explainers": explainers}
+
+    def _save_explainers(self) -> list[tuple[int, str]]:
+        """Write the explainers; where there is a store, each under a key that no other attempt writes."""
+        keys = []
+        for r, (member, config) in enumerate(zip(self.members, self.configs, strict=True)):
+            folder = trial_folder(self.settings["sweep"], member["number"]) / EXPLAINER
+            self.training.save_explainer(folder, None if len(self.members) == 1 else (r, config))
+            if self.store:
+                key = f"{trial_key(self.settings['sweep'], member['number'])}/{EXPLAINER}-{self.checkpoints.attempt:04d}"
+                self.store.put(folder, key)
+                shutil.rmtree(folder.parent, ignore_errors=True)  # of this node's scratch
+                keys.append((member["number"], key))
+        return keys
 
     def _result(self) -> dict[str, Any]:
         from paraphrase.core.train.training import of_replicate

@@ -28,7 +28,7 @@ from paraphrase.sweep.driver.run import _warm_start
 from paraphrase.sweep.driver.searcher import BATCH, drop_leftovers
 from paraphrase.sweep.record.tracking import open_client
 from paraphrase.sweep.settings.config import load_sweep
-from paraphrase.sweep.settings.folder import checkpoint_folder, read_sweep, storage_url, sweep_folder, trial_folder, write_yaml
+from paraphrase.sweep.settings.folder import CHECKPOINT, read_sweep, storage_url, sweep_folder, trial_folder, write_yaml
 from paraphrase.sweep.study.study import open_study
 from paraphrase.sweep.workers.batches import SECONDS_IN_BATCH, best_batch
 from paraphrase.sweep.workers.cluster import worker_settings
@@ -116,7 +116,7 @@ def test_killed_driver_and_killed_worker_cost_nothing_but_time(home: Path, tmp_p
     file = write(tmp_path, "killed", base=base, trials=2, resources={"concurrency": 2})
     trials = home / "sweeps" / "killed" / "trials"
     driver = subprocess.Popen(command("sweep", "run", str(file)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until(lambda: list(trials.glob("*/checkpoint/checkpoint.safetensors")), driver)
+    until(lambda: list(trials.glob("*/checkpoint/0*/checkpoint.safetensors")), driver)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     log = tmp_path / "log"
@@ -209,10 +209,11 @@ def test_a_sweep_whose_tracking_store_is_gone_can_be_deleted(home: Path, tmp_pat
 def test_a_worker_killed_in_its_first_save_begins_anew(home: Path, tmp_path: Path) -> None:
     sweep = load_sweep(write(tmp_path, "half"), ["trials=1"])
     folder = trial_folder("half", 0)
-    (folder / "checkpoint").mkdir(parents=True)
-    (folder / "checkpoint" / "checkpoint.1.part").write_bytes(b"half")
-    member = {"number": 0, "config": to_mapping(sweep.base_config()), "folder": str(folder)}
-    trial = ExplainerTrial({"number": 0, "members": [member], **worker_settings(sweep.resources)})
+    (folder / "checkpoint" / ".000001-0001.99").mkdir(parents=True)
+    (folder / "checkpoint" / ".000001-0001.99" / "checkpoint.safetensors").write_bytes(b"half")
+    member = {"number": 0, "config": to_mapping(sweep.base_config())}
+    place = {"sweep": "half", "store": None, "cache": None}
+    trial = ExplainerTrial({"number": 0, "members": [member], **place, **worker_settings(sweep.resources)})
     result = trial.step()
     assert "ended" not in result and result["epoch"] == 1
 
@@ -226,9 +227,9 @@ def test_what_a_killed_driver_left_of_ended_trials_is_deleted(home: Path, tmp_pa
     for trial in trials[:2]:  # the first trial of the batch has ended, but its checkpoint holds the second one too
         study.tell(trial, state=TrialState.FAIL)
     for trial in trials:
-        checkpoint_folder("left", trial.number).mkdir(parents=True)
-    drop_leftovers(study, "left")
-    assert [checkpoint_folder("left", t.number).exists() for t in trials] == [False, True, True, True]
+        (trial_folder("left", trial.number) / CHECKPOINT).mkdir(parents=True)
+    drop_leftovers(study, sweep)
+    assert [(trial_folder("left", t.number) / CHECKPOINT).exists() for t in trials] == [False, True, True, True]
 
 
 def test_bad_data_leaves_nothing_behind(home: Path, tmp_path: Path) -> None:
@@ -247,7 +248,7 @@ def arms_sweep(folder: Path, name: str, seeds: int = 2, masks: tuple[str, ...] =
     }
     # without the terms whose gradients let rounding errors of a batched product grow fast
     base = SMALL | {"train": {"epochs": EPOCHS, "batch_size": 32}, "explainer": {"interp_widths": [8]}}
-    base |= {"loss": {"lambda_r": 0.0, "lambda_m": 0.0, "kappa": 1.5, "eta": 1.4}}
+    base |= {"loss": {"lambda_r": 0.0, "lambda_m": 0.0, "lambda_g": 0.0, "kappa": 1.5, "eta": 1.4}}
     trials = 2 * len(masks) * seeds
     return write(folder, name, base=base, space=space, sampler="grid", trials=trials, resources=resources)
 
@@ -282,13 +283,10 @@ def test_a_killed_driver_goes_on_with_its_batches_and_one_whose_worker_died_too_
     file = arms_sweep(tmp_path, "batches", seeds=3, masks=("none",))
     epochs = 8
 
-    def saved(size: int) -> dict[Path, int]:
-        """Checkpoints of the batches of this size, and when they were written."""
-        files = {
-            int(f.parent.parent.name): f for f in (home / "sweeps" / "batches" / "trials").glob("*/checkpoint/*.safetensors")
-        }
-        firsts = {batch[0] for batch in batches("batches") if len(batch) == size} if files else set()
-        return {file: file.stat().st_mtime_ns for number, file in files.items() if number in firsts}
+    def saved(size: int) -> set[int]:
+        """First trials of the batches of this size that have a checkpoint."""
+        found = {int(f.parents[2].name) for f in (home / "sweeps" / "batches" / "trials").glob("*/checkpoint/0*/*.safetensors")}
+        return found & {batch[0] for batch in batches("batches") if len(batch) == size} if found else set()
 
     settings = [f"base.train.epochs={epochs}", "resources.trials_per_batch=1", "trials=4", "max_retries=0"]
     arguments = ["run", str(file), *settings]

@@ -34,7 +34,7 @@ def test_a_batch_is_as_large_as_is_clearly_fastest(taken: dict[int, float], size
 
 
 def test_what_was_measured_is_not_measured_again(study: optuna.Study, capsys: pytest.CaptureFixture[str]) -> None:
-    assert trials_per_batch(study, arms(), gpus=1, at_once=1) == 4
+    assert trials_per_batch(study, arms(), "key", gpus=1, at_once=1) == 4
     assert capsys.readouterr().err == "4 trials train as one batch, in 0.50 of the time that they take one by one\n"
 
 
@@ -51,9 +51,9 @@ def test_what_was_measured_is_not_measured_again(study: optuna.Study, capsys: py
 def test_where_a_batch_would_cost_more_than_time_there_is_none_unless_asked_for(
     study: optuna.Study, changes: dict, gpus: float, size: int
 ) -> None:
-    assert trials_per_batch(study, arms(**changes), gpus, at_once=1) == size
+    assert trials_per_batch(study, arms(**changes), "key", gpus, at_once=1) == size
 
 
 @pytest.mark.parametrize(("at_once", "size"), [(1, 4), (2, 4), (3, 2), (4, 2), (8, 1), (100, 1)])
 def test_every_gpu_gets_a_batch(study: optuna.Study, at_once: int, size: int) -> None:
-    assert trials_per_batch(study, arms(), gpus=1, at_once=at_once) == size
+    assert trials_per_batch(study, arms(), "key", gpus=1, at_once=at_once) == size
