@@ -1,5 +1,5 @@
 # `make sweep` and `make test` do all set-up themselves; a second call installs nothing.
-.PHONY: sweep test lint docs ui clean
+.PHONY: sweep test lint docs ui cluster-demo clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -16,7 +16,7 @@ sweep: .venv/.installed
 	$(BIN)/paraphrase sweep run menagerie
 
 # A thread for each process; three of them, since one that waits for a cluster computes nothing.
-test: .venv/.installed
+test: .venv/.cluster
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist worksteal
 
 lint: .venv/.installed
@@ -33,6 +33,10 @@ docs: .venv/.installed
 ui: .venv/.installed
 	$(BIN)/paraphrase ui
 
+# All parts of a cluster on this machine, for a sweep that loses one of its two nodes; needs Debian's postgresql.
+cluster-demo: .venv/.cluster
+	$(BIN)/python infra/local/demo.py
+
 clean:
 	rm -rf .venv .paraphrase build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
@@ -42,4 +46,9 @@ clean:
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev]"
 	$(BIN)/python -m compileall -q -j 0 .venv/lib core sweep ablations paraphrase
+	touch $@
+
+.venv/.cluster: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev,cluster,local]"
+	$(BIN)/python -m compileall -q -j 0 .venv/lib infra/local
 	touch $@

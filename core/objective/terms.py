@@ -36,7 +36,7 @@ class LossConfig:
     """Weight of the mirror term: a filter sits at the mirrored place in the mirrored image. Needs `cache.mirror: true`."""
     lambda_g: Real = Field(default=1.0, ge=0.0)
     """Weight of the group-information term: filter groups look at different things, wherever they are."""
-    groups: Whole = Field(default=8, ge=2)
+    groups: Whole = Field(default=16, ge=2)
     """K filter groups of the group-information term; where the last interpretable layer has fewer filters, as many as these."""
     group_temperature: Real = Field(default=0.1, gt=0.0)
     """Temperature of the group-information term."""

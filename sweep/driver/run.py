@@ -293,7 +293,7 @@ def _run_trials(session: Session) -> None:
                 trial_dirname_creator=lambda trial: f"{trial.config['number']:03d}_{trial.trial_id}",
             )
         finally:
-            searcher.settle()  # trials that ended last, and those that an interruption caught between record and study
+            searcher.finish()
             progress.close()
     shutil.rmtree(scratch, ignore_errors=True)
     if searcher.failure:

@@ -47,8 +47,6 @@ BATCH = "batch"
 """User attribute of a trial: numbers of all trials that train as one batch with it."""
 STORED = "explainer"
 """User attribute of a trial: the key of its explainer in the store."""
-LOST = re.compile(r"node (has )?died|node.{0,80}(dead|terminated|preempted)")
-"""What Ray says of a trial whose node was lost."""
 MOST_LOST = 20
 """How often a trial begins anew because its node was lost, which is no fault of its own, until it counts as failed."""
 NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -69,18 +67,35 @@ class Closing(NamedTuple):
     """Key of its explainer in the store."""
 
 
-def last_error(tune_trial: Any, whole: bool = False) -> str:
-    """Why a trial of Ray Tune failed last: in a line, or in Ray's own words."""
+def _last_failure(tune_trial: Any) -> Exception | None:
+    """What a trial of Ray Tune failed of last, if it left word."""
     from ray import cloudpickle
-    from ray.exceptions import RayActorError
 
     file = Path(tune_trial.pickled_error_file) if tune_trial and tune_trial.pickled_error_file else None
-    if file is None or not file.exists():
+    return cloudpickle.loads(file.read_bytes()) if file and file.exists() else None
+
+
+def _is_lost(error: Exception | None) -> bool:
+    """Whether a trial failed because its node was lost: nobody there tells of its worker's end, or Ray knows of the node's."""
+    from ray.exceptions import ActorUnavailableError, RayActorError
+
+    if isinstance(error, ActorUnavailableError):
+        return True
+    return isinstance(error, RayActorError) and bool(
+        re.search(r"node (has )?died|node.{0,80}(dead|terminated|preempted)", str(error))
+    )
+
+
+def last_error(tune_trial: Any) -> str:
+    """Why a trial of Ray Tune failed last, in a line."""
+    from ray.exceptions import RayActorError
+
+    error = _last_failure(tune_trial)
+    if error is None:
         return "no message"
-    error = cloudpickle.loads(file.read_bytes())
     if isinstance(error, RayActorError):
-        return str(error) if whole else "its node was lost" if LOST.search(str(error)) else "its worker died"
-    lines = [""] if whole else str(error).strip().splitlines()
+        return "its node was lost" if _is_lost(error) else "its worker died"
+    lines = str(error).strip().splitlines()
     return lines[-1].strip() if lines else type(error).__name__
 
 
@@ -350,7 +365,7 @@ class StudySearcher(Searcher):
 
     def node_lost(self, trial_id: str) -> bool:
         """Whether a trial failed because its node was lost, which does not count as a failure of its own; counts how often."""
-        if not LOST.search(last_error(self.tune_trials.get(trial_id), whole=True)):
+        if not _is_lost(_last_failure(self.tune_trials.get(trial_id))):
             return False
         for trial in self.live.get(trial_id, []):
             self.lost[trial.number] = self.lost.get(trial.number, 0) + 1
@@ -415,6 +430,12 @@ class StudySearcher(Searcher):
             except Exception as failure:
                 self.failure = failure
         self.failure = self.failure or self.recorder.failure
+
+    def finish(self) -> None:
+        """Wait for the record of the last trials; after an interruption for no longer than MLflow takes if it is there."""
+        self.settle()
+        while self.finished + len(self.closing) >= budget(self.sweep) and self.closing and not self.failure:
+            self.settle()
 
     def _close(self, number: int) -> None:
         """Write a trial's end into the study, and delete the checkpoint once all trials that it is of are there."""

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paraphrase.core.errors import InputError
+from paraphrase.sweep.patience import first_line
+from paraphrase.sweep.settings.folder import without_password
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -55,8 +57,9 @@ def open_client(uri: str) -> MlflowClient:
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"tracking_uri: {uri} cannot be opened: {first}") from None
+        first = without_password(first_line(error))
+        remedy = "; start the server with `--allowed-hosts` that has this name and port" if "Invalid Host" in first else ""
+        raise InputError(f"tracking_uri: {without_password(uri)} cannot be opened: {first}{remedy}") from None
     return client
 
 

@@ -10,6 +10,7 @@ import os
 import platform
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -51,7 +52,7 @@ class Lease:
 
     def __init__(self, engine: sql.Engine, study: str) -> None:
         self.engine, self.study, self.fence = engine, study, 0
-        self.owner = f"process {os.getpid()} on {platform.node()}"
+        self.owner = f"process {os.getpid()} on {platform.node()}, {uuid.uuid4().hex[:6]}"
         self._clock: Any = sql.literal_column(_CLOCKS[engine.dialect.name], sql.Double)
         self._ended = threading.Event()
         self._lost = False

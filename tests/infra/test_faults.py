@@ -1,0 +1,386 @@
+"""Faults of clusters, each injected into real parts: what must hold is that nothing is lost, doubled or changed.
+
+The numbers are those of the matrix in `docs/clusters/README.md`, where each fault has its outcome.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import sqlalchemy as sql
+import yaml
+from commands import PATIENCE, SMALL, command, paraphrase_here
+from mlflow.tracking import MlflowClient
+from parts import missing
+from proxy import Proxy
+from up import Local
+
+from paraphrase.core.errors import InputError
+from paraphrase.sweep import patience
+from paraphrase.sweep.record.recorder import Recorder
+from paraphrase.sweep.record.tracking import Tracker, open_client, open_experiment
+from paraphrase.sweep.store.objects import Damaged, Store
+from paraphrase.sweep.study import lease as lease_module
+from paraphrase.sweep.study.lease import Lease, LeaseLost, leased
+from paraphrase.sweep.study.storage import PatientStorage, open_storage
+
+SERVERS, ALL = ("postgres", "store", "mlflow"), ("postgres", "store", "mlflow", "ray")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.cluster,
+    pytest.mark.skipif(bool(missing(ALL)), reason=missing(ALL) or ""),
+]
+EPOCHS = 10
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
+    """Postgres, an S3 server and MLflow."""
+    with Local(tmp_path_factory.mktemp("servers"), parts=SERVERS) as it:
+        before = {name: os.environ.get(name) for name in it.environment}
+        os.environ.update(it.environment)
+        yield it
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "FIRST", 0.1)
+
+
+def study_of(it: Local, name: str) -> tuple[PatientStorage, optuna.Study]:
+    storage = open_storage(it.storage)
+    return storage, optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
+
+
+def one_trial(study: optuna.Study) -> None:
+    trial = study.ask()
+    trial.suggest_float("x", 0, 1)
+    trial.set_user_attr("metrics", {"p": 0.5})
+    study.tell(trial, 0.5)
+
+
+# --- the study's database
+
+
+def test_10_a_second_driver_is_refused_and_one_that_was_away_for_too_long_writes_nothing_more(
+    servers: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "SECONDS", 2.0)
+    monkeypatch.setattr(lease_module, "RENEWED", 0.2)
+    first, study = study_of(servers, "two drivers")
+    second, same = study_of(servers, "two drivers")
+    with leased(first.server, "two drivers") as mine:
+        assert mine
+        one_trial(study)
+        time.sleep(2.5)  # longer than it holds: it is renewed
+        with pytest.raises(InputError, match=r"sweep two drivers: is being run by process \d+"):
+            Lease(second.server, "two drivers").acquire()  # type: ignore[arg-type]
+        mine._ended.set()  # as a process that is stopped: it renews no more, and does not know
+        waiting = Lease(second.server, "two drivers")  # type: ignore[arg-type]
+        waiting.acquire(wait=10.0)
+        assert waiting.fence == mine.fence + 1
+        for write in (study.ask, lambda: study.set_user_attr("seconds", 1)):
+            with pytest.raises(LeaseLost, match="another driver has taken it over"):
+                write()
+        one_trial(same)
+        waiting.release()
+    assert len(same.trials) == 2 and all(t.state.is_finished() for t in same.trials)
+
+
+def test_11_postgres_restarts_in_the_middle_of_everything(servers: Local) -> None:
+    storage, study = study_of(servers, "restarts")
+    over = threading.Event()
+
+    def restart() -> None:
+        for _ in range(4):
+            time.sleep(0.5)
+            servers.restart_postgres()
+        over.set()
+
+    thread = threading.Thread(target=restart)
+    made = 0
+    with leased(storage.server, "restarts"):
+        thread.start()
+        while not over.is_set():
+            one_trial(study)
+            made += 1
+    thread.join()
+    assert made and len(study.trials) == made and all(t.state.is_finished() for t in study.trials)
+
+
+def test_12_postgres_away_for_longer_than_one_waits(servers: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, study = study_of(servers, "away")
+    monkeypatch.setattr(patience, "PATIENCE", 1.0)
+    servers.stop_postgres()
+    try:
+        with pytest.raises(patience.OutOfPatience, match=r"the study's database .* did not answer"):
+            study.ask()
+    finally:
+        servers.start_postgres()
+    one_trial(study)
+    assert len(study.trials) == 1
+
+
+def test_13_connections_used_up(servers: Local, capsys: pytest.CaptureFixture[str]) -> None:
+    _, study = study_of(servers, "full")
+    one_trial(study)
+    study._storage._backend.engine.dispose()  # type: ignore[attr-defined]
+    engine = sql.create_engine(servers.storage, poolclass=sql.NullPool)
+    held = []
+    try:
+        while True:
+            held.append(engine.connect())
+    except sql.exc.OperationalError:
+        pass
+    threading.Timer(1.0, lambda: [c.close() for c in held]).start()
+    one_trial(study)
+    assert "does not answer" in capsys.readouterr().err and len(study.trials) == 2
+
+
+@pytest.mark.parametrize("statement", [b"INSERT INTO trials", b"COMMIT"])
+def test_15_a_trial_is_made_once_although_the_reply_is_lost(
+    servers: Local, statement: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", servers.postgres.passfile.read_text().strip().split(":")[-1])  # the file is for another port
+    real = sql.make_url(servers.storage)
+    proxy = Proxy((str(real.host), int(real.port or 0)))
+    url = real.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+    try:
+        storage = open_storage(url)
+        study = optuna.create_study(storage=storage, study_name=f"lost {statement.decode()}")
+        one_trial(study)
+        proxy.swallow_reply(statement)
+        trial = study.ask()
+        trial.suggest_float("x", 0, 1)
+        proxy.swallow_reply(b"COMMIT")
+        study.tell(trial, 0.5)
+        assert [t.state.name for t in study.trials] == ["COMPLETE"] * 2
+    finally:
+        proxy.close()
+
+
+def test_a_study_is_not_put_into_mlflows_database(servers: Local) -> None:
+    with pytest.raises(InputError, match="is MLflow's database; a study needs one of its own"):
+        open_storage(servers.postgres.url("mlflow"))
+
+
+# --- the record
+
+
+def test_20_a_host_header_that_the_server_refuses_is_named_with_the_flag(servers: Local) -> None:
+    with pytest.raises(InputError, match=r"--allowed-hosts"):
+        open_client(servers.tracking_uri.replace("127.0.0.1", "localhost"))
+
+
+def recorder_of(it: Local, name: str, uri: str | None = None) -> Recorder:
+    client = open_client(uri or it.tracking_uri)
+    return Recorder(Tracker(client, open_experiment(client, "faults", None), name, {}))
+
+
+def record(recorder: Recorder, number: int) -> None:
+    recorder.start_trial(number, f"{number:03d}", {"loss.eta": 0.5}, {}, earlier=False)
+    for epoch in (1, 2):
+        recorder.log(number, [{"epoch": epoch, "timestamp": 1_000 * epoch, "p": 0.1 * epoch, "seconds": 1.0}])
+    recorder.end_trial(number, "complete", None, [], 2_000, {})
+
+
+def check_runs(it: Local, name: str, trials: int) -> None:
+    """Each trial has one run, each series no gap and no double."""
+    client: MlflowClient = open_client(it.tracking_uri)
+    experiment = client.get_experiment_by_name("faults")
+    runs = client.search_runs([experiment.experiment_id], f"tags.study = '{name}' and tags.kind = 'trial'")
+    assert sorted(int(r.data.tags["trial_number"]) for r in runs) == list(range(trials))
+    for run in runs:
+        assert run.info.status == "FINISHED" and run.data.params == {"loss.eta": "0.5"}
+        assert [m.step for m in client.get_metric_history(run.info.run_id, "p")] == [1, 2]
+
+
+def test_16_mlflow_away_keeps_nobody_waiting_and_all_is_written_afterwards(servers: Local) -> None:
+    recorder = recorder_of(servers, "away")
+    servers.stop_mlflow()
+    try:
+        began = time.monotonic()
+        for number in range(3):
+            record(recorder, number)
+        assert time.monotonic() - began < 1.0
+        time.sleep(1.0)
+        assert recorder.behind and recorder.written.empty()
+    finally:
+        servers.start_mlflow()
+    recorder.close()
+    assert not recorder.behind and sorted(recorder.written.get() for _ in range(3)) == [0, 1, 2]
+    check_runs(servers, "away", 3)
+
+
+@pytest.mark.parametrize("request_", [b"runs/create", b"runs/log-batch", b"runs/update"])
+def test_17_a_run_is_made_once_although_the_reply_is_lost(servers: Local, request_: bytes) -> None:
+    host, _, port = servers.tracking_uri.removeprefix("http://").partition(":")
+    proxy = Proxy((host, int(port)))
+    name = f"lost {request_.decode()}"
+    try:
+        recorder = recorder_of(servers, name, f"http://127.0.0.1:{proxy.port}")
+        proxy.swallow_reply(request_)
+        record(recorder, 0)
+        record(recorder, 1)
+        recorder.close()
+    finally:
+        proxy.close()
+    check_runs(servers, name, 2)
+
+
+def test_19_a_wrong_password_is_named_before_anything_is_written(servers: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "not the one")
+    with pytest.raises(InputError, match=r"tracking_uri: .* cannot be opened") as caught:
+        open_client(servers.tracking_uri)
+    assert "not the one" not in str(caught.value)
+
+
+# --- the store
+
+
+def folder_of(path: Path, text: str) -> Path:
+    path.mkdir(parents=True)
+    (path / "checkpoint.safetensors").write_text(text)
+    return path
+
+
+def test_22_the_store_away_is_waited_for(servers: Local, tmp_path: Path) -> None:
+    store = Store(f"{servers.store}/away")
+    store.check()
+    servers.stop_store()
+    threading.Timer(2.0, servers.start_store).start()
+    store.put(folder_of(tmp_path / "a", "a"), "a")
+    store.get("a", tmp_path / "back")
+    assert (tmp_path / "back" / "checkpoint.safetensors").read_text() == "a"
+
+
+def test_23_and_24_what_was_cut_short_or_changed_in_the_store_is_not_taken(servers: Local, tmp_path: Path) -> None:
+    store = Store(f"{servers.store}/damaged")
+    store.put(folder_of(tmp_path / "a", "a" * 100), "a")
+    store.write("a/checkpoint.safetensors", b"a" * 99 + b"b")
+    with pytest.raises(Damaged, match=r"a/checkpoint\.safetensors: is not what was written"):
+        store.get("a", tmp_path / "back")
+    store.files.rm_file(store._path("a/MANIFEST.json"))
+    with pytest.raises(Damaged, match="was not written to its end"):
+        store.get("a", tmp_path / "back")
+
+
+def test_25_credentials_that_are_refused_stop_at_once_and_are_not_printed(
+    servers: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not the one")
+    try:
+        with pytest.raises(InputError, match="refuses access") as caught:
+            Store(f"{servers.store}/refused").check()
+        assert "not the one" not in str(caught.value)
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
+# --- whole sweeps
+
+
+def sweep_file(folder: Path) -> Path:
+    sweep = {
+        "base": SMALL | {"train": {"epochs": EPOCHS, "batch_size": 32}, "explainer": {"interp_widths": [8]}},
+        "space": {"loss.eta": {"type": "float", "low": 0.3, "high": 3.0, "log": True}},
+        "objectives": {"reconstruction_error": "minimize"},
+        "sampler": "random",
+        "trials": 4,
+        "resources": {"concurrency": 2},
+    }
+    file = folder / "stormy.yaml"
+    file.write_text(yaml.safe_dump(sweep))
+    return file
+
+
+def until(condition: Callable[[], Any], process: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    """Of `sweep export`, without what takes different time."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(io.StringIO(text))]
+
+
+def test_a_sweep_through_lost_nodes_servers_and_drivers_ends_as_a_quiet_one(
+    furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Faults 1, 2, 8, 11, 16 and 22 in one sweep, whose driver's home is gone when the next one begins."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    file, log = sweep_file(tmp_path), tmp_path / "log"
+    quiet = subprocess.run(command("sweep", "run", str(file), "--name", "quiet"), capture_output=True, text=True)
+    assert quiet.returncode == 0, quiet.stderr
+    expected = rows(paraphrase_here("sweep", "export", "quiet").stdout)
+    with Local(tmp_path / "local", nodes=2, parts=ALL) as it:
+        home = tmp_path / "driver"
+        environment = {**os.environ, **it.environment, "PARAPHRASE_HOME": str(home)}
+        where = [f"storage={it.storage}", f"tracking_uri={it.tracking_uri}", f"store={it.store}"]
+        run = command("sweep", "run", str(file), "--resume", *where)
+
+        def drive() -> subprocess.Popen:
+            return subprocess.Popen(run, env=environment, stdout=log.open("a"), stderr=subprocess.STDOUT)
+
+        def epochs() -> int:
+            return sum("epochs/s" in line and " 0.00 epochs/s" not in line for line in log.read_text().splitlines())
+
+        driver = drive()
+        until(lambda: "trials done; results in" in log.read_text(), driver, log)
+        until(lambda: epochs() >= 1, driver, log)
+        it.kill_node(1)
+        it.start_node()
+        it.restart_postgres()
+        seen = epochs()
+        until(lambda: epochs() > seen, driver, log)
+        it.stop_mlflow()
+        time.sleep(2)
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        it.start_mlflow()
+        shutil.rmtree(home)  # as that of a pod
+        driver = drive()
+        it.stop_store()
+        time.sleep(3)
+        it.start_store()
+        assert driver.wait(PATIENCE) == 0, log.read_text()
+        assert "waiting for the lease" in log.read_text()
+        monkeypatch.setenv("PARAPHRASE_HOME", str(home))
+        for name, value in it.environment.items():
+            monkeypatch.setenv(name, value)
+        found = rows(paraphrase_here("sweep", "export", "stormy").stdout)
+        assert found == expected
+        client = open_client(it.tracking_uri)
+        experiment = client.get_experiment_by_name("paraphrase")
+        runs = client.search_runs([experiment.experiment_id], "tags.study = 'stormy'")
+        assert Counter(r.data.tags["kind"] for r in runs) == {"sweep": 1, "trial": 4}
+        for trial in (r for r in runs if r.data.tags["kind"] == "trial"):
+            steps = [m.step for m in client.get_metric_history(trial.info.run_id, "p")]
+            assert sorted(steps) == list(range(1, EPOCHS + 1)) and trial.info.status == "FINISHED"
+            assert trial.data.tags["explainer_uri"].startswith(f"{it.store}/sweeps/stormy/trials/")
+        keys = Store(it.store).keys("sweeps/stormy/trials")
+        assert not [key for key in keys if "/checkpoint/" in key]
+        again = subprocess.run(run, env=environment, capture_output=True, text=True)
+        assert again.returncode == 0 and "finished already" in again.stderr
