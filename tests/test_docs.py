@@ -17,7 +17,7 @@ from paraphrase.core.config import Config
 from paraphrase.sweep.settings.config import CONFIGS
 from paraphrase.sweep.settings.schema import fields, markdown, schema_of
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_the_page_of_fields_and_the_schemas_are_those_of_the_code() -> None:

@@ -77,7 +77,7 @@ def run_sweep(sweep: SweepConfig) -> None:
         InputError: if there is a sweep of this name, or data, tracking store or warm start are bad; then nothing is left behind.
     """
     refuse_existing(sweep)
-    with locked(sweep.name):
+    with locked(sweep.name), _sigterm_like_sigint():
         try:
             refuse_existing(sweep)
             if sweep.warm_start:
@@ -104,7 +104,7 @@ def resume_sweep(name: str, trials: int | None = None, changes: dict[str, Any] |
         InputError: if there is no such sweep, or it has more trials than the new budget.
     """
     sweep = read_sweep(name)
-    with locked(name):
+    with locked(name), _sigterm_like_sigint():
         sweep = read_sweep(name)
         if changes:
             sweep = with_resources(sweep, changes)
@@ -267,7 +267,7 @@ def _run_trials(session: Session) -> None:
     drop_leftovers(study, sweep)
     scratch = sweep_folder(sweep.name) / "ray"
     shutil.rmtree(scratch, ignore_errors=True)
-    with cluster(sweep.resources), _sigterm_like_sigint():
+    with cluster(sweep.resources):
         gpus = gpus_of_trial(sweep.resources, available())
         at_once = concurrency(sweep.resources, available(), budget(sweep), gpus)
         batch = trials_per_batch(study, sweep, session.meta["key"], gpus, at_once)

@@ -39,6 +39,7 @@ from paraphrase.sweep.settings.folder import (
 from paraphrase.sweep.settings.space import resolve, run_name, suggest
 from paraphrase.sweep.store.checkpoints import Checkpoints
 from paraphrase.sweep.store.objects import bring
+from paraphrase.sweep.study.storage import PatientStorage
 from paraphrase.sweep.study.study import FINISHED, budget, finished_trials, make_sampler, unfinished_trials, violations
 from paraphrase.sweep.workers.cluster import worker_settings
 from paraphrase.sweep.workers.trainable import epochs_of
@@ -131,6 +132,7 @@ class StudySearcher(Searcher):
         super().__init__(metric=None, mode=None)
         self.study, self.sweep, self.recorder, self.progress = study, sweep, recorder, progress
         self.concurrency, self.batch = concurrency, batch
+        self.storage: PatientStorage = study._storage._backend  # type: ignore[attr-defined]
         self.store = store_of(sweep)
         self.base = to_mapping(sweep.base_config())
         self.keys: dict[str, str | None] = {self._sections(sweep.base_config()): cache}
@@ -462,17 +464,20 @@ class StudySearcher(Searcher):
 
     def _tell(self, closing: Closing) -> None:
         trial, metrics, history = closing.trial, closing.metrics, closing.history
-        trial.set_user_attr("metrics", metrics)
-        trial.set_user_attr("epochs", len(history))
-        trial.set_user_attr("seconds", sum(e.get("seconds", 0.0) for e in history))
-        trial.set_user_attr("mlflow_run", self.recorder.tracker.run_of(trial.number))
+        attributes = {
+            "metrics": metrics,
+            "epochs": len(history),
+            "seconds": sum(e.get("seconds", 0.0) for e in history),
+            "mlflow_run": self.recorder.tracker.run_of(trial.number),
+        }
         if closing.stored:
-            trial.set_user_attr(STORED, closing.stored)
+            attributes[STORED] = closing.stored
         if closing.reason:
-            trial.set_user_attr("reason", closing.reason[:2000])
+            attributes["reason"] = closing.reason[:2000]
         if stopping := self.sweep.early_stopping:
-            trial.set_user_attr("rungs", {str(e["epoch"]): e.get(stopping.metric) for e in history})
-        if closing.state == TrialState.COMPLETE and not trial.constraints:
+            attributes["rungs"] = {str(e["epoch"]): e.get(stopping.metric) for e in history}
+        self.storage.set_trial_user_attrs(trial._trial_id, attributes)
+        if closing.state == TrialState.COMPLETE and self.sweep.constraints and not trial.constraints:
             for name, value in violations(metrics, self.sweep.constraints).items():
                 trial.set_constraint(name, value)
         self.study.tell(trial, closing.values if closing.state == TrialState.COMPLETE else None, state=closing.state)

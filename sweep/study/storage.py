@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -148,6 +148,16 @@ class PatientStorage(RDBStorage):
             query = sql.text("SELECT max(number) FROM trials WHERE study_id = :study")
             last = connection.execute(query, {"study": study_id}).scalar()
         return -1 if last is None else int(last)
+
+    def set_trial_user_attrs(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
+        """Set several attributes in one transaction, where Optuna takes one for each, and reads the trial again."""
+
+        def once() -> None:
+            with _create_scoped_session(self.scoped_session, True) as session:
+                for key, value in attributes.items():
+                    self._set_trial_attr_without_commit(session, models.TrialUserAttributeModel, trial_id, key, value)
+
+        self._patiently(once)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         def again() -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from paraphrase.core.errors import InputError
 from paraphrase.core.home import home
 from paraphrase.core.terminal.console import say, waiting
+from paraphrase.sweep.patience import OutOfPatience
 from paraphrase.sweep.settings.config import Resources
 from paraphrase.sweep.store.caches import open_scratch
 
@@ -181,7 +182,7 @@ def await_nodes(resources: Resources, gpus: float) -> None:
     """Wait for a node on which a trial fits, of a cluster that grows; says so each minute.
 
     Raises:
-        InputError: if none has come within `resources.wait_for` minutes.
+        OutOfPatience: if none has come within `resources.wait_for` minutes.
     """
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
@@ -195,7 +196,7 @@ def await_nodes(resources: Resources, gpus: float) -> None:
         while not ray.wait([group.ready()], timeout=1.0)[0]:
             waited = time.monotonic() - began
             if waited > 60 * resources.wait_for:
-                raise InputError(f"resources.wait_for: no node with {wanted} came within {resources.wait_for:g} min")
+                raise OutOfPatience(f"no node with {wanted} came within the {resources.wait_for:g} min of resources.wait_for")
             if waited - said > 60 or not said:
                 say(f"waiting for a node with {wanted} ({waited / 60:.0f} of {resources.wait_for:g} min)")
                 said = max(waited, 1e-9)

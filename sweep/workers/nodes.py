@@ -131,15 +131,12 @@ def check_nodes(sweep: SweepConfig) -> None:
 
 
 def refuse_sqlite(sweep: SweepConfig) -> None:
-    """Refuse a study of several nodes whose driver, if it begins anew on another one, would not find it.
+    """Refuse files of this node as the record of a sweep on several: a driver that begins anew on another would not find them.
 
     Raises:
         InputError: names the field.
     """
-    if sweep.store and not sweep.store.startswith("file:"):
-        for field, url in (("storage", storage_url(sweep)), ("tracking_uri", tracking_uri(sweep))):
-            if url.startswith("sqlite"):
-                raise InputError(
-                    f"{field}: {url} is a file of this node, but the sweep runs on several: name a database server, for example "
-                    f"{'postgresql+psycopg://USER@HOST/optuna' if field == 'storage' else 'http://HOST:5000'}"
-                )
+    for field, url in (("storage", storage_url(sweep)), ("tracking_uri", tracking_uri(sweep))):
+        if url.startswith("sqlite"):
+            server = "postgresql+psycopg://USER@HOST/optuna" if field == "storage" else "http://HOST:5000"
+            raise InputError(f"{field}: is a sqlite file, but the sweep runs on several nodes: name a server, such as {server}")
