@@ -1,5 +1,5 @@
 # `make sweep` and `make test` do all set-up themselves; a second call installs nothing.
-.PHONY: sweep test lint docs ui cluster-demo clean
+.PHONY: sweep test lint docs ui cluster-demo cluster-test clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -36,6 +36,11 @@ ui: .venv/.installed
 # All parts of a cluster on this machine, for a sweep that loses one of its two nodes; needs Debian's postgresql.
 cluster-demo: .venv/.cluster
 	$(BIN)/python infra/local/demo.py
+
+# What does not fit into `make test`: a sweep in a storm of faults at random; `SOAK="--trials 200 --seed 3"` for longer ones.
+cluster-test: .venv/.cluster
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m cluster tests/infra
+	PYTHONPATH=tests:infra/local $(BIN)/python tests/infra/soak.py $(SOAK)
 
 clean:
 	rm -rf .venv .paraphrase build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -133,6 +133,7 @@ def _place(sweep: SweepConfig) -> Iterator[Tasks]:
         spread = is_spread()
         demand_gpus(sweep.resources, available(), sweep.base_config().train.device, spread)
         await_nodes(sweep.resources, gpus_of_trial(sweep.resources, available()))
+        concurrency(sweep.resources, available(), budget(sweep))  # else a task would wait for ever
         if spread or sweep.resources.wait_for:
             refuse_sqlite(sweep)
             check_nodes(sweep)
@@ -366,7 +367,9 @@ def delete_sweep(name: str) -> None:
     sweep = read_sweep(name)
     with locked(name):
         if study_exists(storage_url(sweep), name):
-            optuna.delete_study(study_name=name, storage=open_storage(storage_url(sweep)))
+            storage = open_storage(storage_url(sweep))
+            with leased(storage.server, name):
+                optuna.delete_study(study_name=name, storage=storage)
         try:
             delete_runs(tracking_uri(sweep), sweep.experiment, name)
         except InputError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import queue
 import re
 import time
@@ -51,8 +52,8 @@ STORED = "explainer"
 MOST_LOST = 20
 """How often a trial begins anew because its node was lost, which is no fault of its own, until it counts as failed."""
 NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
-SETTLE = 0.05
-"""Seconds between two looks at whether the record is written."""
+SETTLE, LONGEST = 0.05, 2.0
+"""Seconds between two looks at whether the record is written, and until a trial is proposed without knowing of the last ends."""
 
 
 class Closing(NamedTuple):
@@ -422,12 +423,13 @@ class StudySearcher(Searcher):
         Args:
             patient: wait for those that are being written, unless MLflow is away: what is proposed next should know of them.
         """
+        deadline = time.monotonic() + (LONGEST if self.concurrency() > 1 else math.inf)  # where trials run meanwhile
         while self.closing and not self.failure:
             try:
                 self._close(self.recorder.written.get(timeout=SETTLE if patient else 0.0))
             except queue.Empty:
                 self.failure = self.recorder.failure
-                if not patient or self.recorder.behind:
+                if not patient or self.recorder.behind or time.monotonic() > deadline:
                     break
             except Exception as failure:
                 self.failure = failure

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from paraphrase.core.config import Config, from_mapping, to_mapping
-from paraphrase.core.errors import InputError
+from paraphrase.core.errors import InputError, Interrupted
 from paraphrase.core.features.cache import FeatureCache, caches, load_cache, read_meta
 from paraphrase.core.features.obtain import built_cache, open_cache
 from paraphrase.core.terminal.console import waiting
+from paraphrase.sweep.patience import OutOfPatience, first_line
 from paraphrase.sweep.settings.config import SweepConfig
 from paraphrase.sweep.store.caches import fetch_cache, publish_cache
 from paraphrase.sweep.store.objects import Store
@@ -45,7 +46,8 @@ class Tasks:
         """Run a task on the cluster.
 
         Raises:
-            InputError: that the task raised, or if its worker died.
+            InputError, Interrupted: that the task raised.
+            OutOfPatience: if its worker died again and again.
         """
         import ray
 
@@ -55,9 +57,11 @@ class Tasks:
             try:
                 return ray.get(remote.remote(settings, *arguments))
             except ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, InputError):
-                    raise InputError(str(error.cause)) from None
+                if isinstance(error.cause, InputError | Interrupted):
+                    raise type(error.cause)(str(error.cause)) from None
                 raise
+            except ray.exceptions.RayError as error:
+                raise OutOfPatience(f"{doing} on the cluster failed four times: {first_line(error)}") from None
 
     def cache(self) -> dict[str, Any]:
         """Description of the base configuration's cache, which is there afterwards for all trials.

@@ -44,7 +44,7 @@ pytestmark = [
     pytest.mark.cluster,
     pytest.mark.skipif(bool(missing(ALL)), reason=missing(ALL) or ""),
 ]
-EPOCHS = 40
+EPOCHS, TRIALS = 40, 6
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +305,7 @@ def sweep_file(folder: Path) -> Path:
         "space": {"loss.eta": {"type": "float", "low": 0.3, "high": 3.0, "log": True}},
         "objectives": {"reconstruction_error": "minimize"},
         "sampler": "random",
-        "trials": 4,
+        "trials": TRIALS,
         "resources": {"concurrency": 2},
     }
     file = folder / "stormy.yaml"
@@ -348,11 +348,13 @@ def test_a_sweep_through_lost_nodes_servers_and_drivers_ends_as_a_quiet_one(
 
         driver = drive()
         store = Store(it.store)
-        until(lambda: len([key for key in store.keys("sweeps/stormy/trials") if key.endswith("MANIFEST.json")]) == 2, driver, log)
-        it.kill_node(1)
-        it.start_node()
-        it.restart_postgres()
-        until(lambda: "its node was lost" in log.read_text(), driver, log)
+        until(lambda: [key for key in store.keys("sweeps/stormy/trials") if "/checkpoint/" in key], driver, log)
+        node = 1
+        while "its node was lost" not in log.read_text():  # it may have been between two trials
+            it.kill_node(node)
+            node = it.start_node()
+            it.restart_postgres()
+            time.sleep(3)
         it.stop_mlflow()
         time.sleep(2)
         assert driver.poll() is None, log.read_text()
@@ -372,7 +374,7 @@ def test_a_sweep_through_lost_nodes_servers_and_drivers_ends_as_a_quiet_one(
         client = open_client(it.tracking_uri)
         experiment = client.get_experiment_by_name("paraphrase")
         runs = client.search_runs([experiment.experiment_id], "tags.study = 'stormy'")
-        assert Counter(r.data.tags["kind"] for r in runs) == {"sweep": 1, "trial": 4}
+        assert Counter(r.data.tags["kind"] for r in runs) == {"sweep": 1, "trial": TRIALS}
         for trial in (r for r in runs if r.data.tags["kind"] == "trial"):
             steps = [m.step for m in client.get_metric_history(trial.info.run_id, "p")]
             assert sorted(steps) == list(range(1, EPOCHS + 1)) and trial.info.status == "FINISHED"
@@ -381,3 +383,35 @@ def test_a_sweep_through_lost_nodes_servers_and_drivers_ends_as_a_quiet_one(
         assert not [key for key in keys if "/checkpoint/" in key]
         again = subprocess.run(run, env=environment, capture_output=True, text=True)
         assert again.returncode == 0 and "finished already" in again.stderr
+
+
+def test_31_and_32_a_cluster_without_nodes_is_waited_for_and_gpus_that_never_come_are_an_error(
+    furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    file, log = sweep_file(tmp_path), tmp_path / "log"
+    with Local(tmp_path / "local", nodes=0, parts=ALL) as it:
+        for name, value in it.environment.items():
+            monkeypatch.setenv(name, value)
+        where = [f"storage={it.storage}", f"tracking_uri={it.tracking_uri}", f"store={it.store}"]
+        small = ["trials=2", "base.train.epochs=2", "sampler=random", *where]
+
+        def sweep(*more: str) -> list[str]:
+            return command("sweep", "run", str(file), "--resume", *small, *more)
+
+        def refused(*more: str) -> tuple[int, str]:
+            ran = subprocess.run(sweep(*more), capture_output=True, text=True)
+            return ran.returncode, ran.stderr.splitlines()[-1]
+
+        code, line = refused()
+        assert code == 2 and "resources.gpus_per_trial: the cluster has no node for trials yet" in line
+        code, line = refused("resources.gpus_per_trial=0", "resources.wait_for=0.03")
+        assert code == 130 and "no node with 1 CPU came within the 0.03 min of resources.wait_for" in line
+        driver = subprocess.Popen(
+            sweep("resources.gpus_per_trial=0", "resources.wait_for=5"), stdout=log.open("w"), stderr=subprocess.STDOUT
+        )
+        until(lambda: "waiting for a node with 1 CPU" in log.read_text(), driver, log)
+        it.start_node()
+        assert driver.wait(PATIENCE) == 0, log.read_text()
+        code, line = refused("resources.gpus_per_trial=1", "--name", "gpus")
+        assert code == 2 and "resources.gpus_per_trial: 1 do not fit; there are 0; `resources.wait_for` waits for nodes" in line

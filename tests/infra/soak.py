@@ -1,0 +1,208 @@
+"""A sweep in a storm: faults at random, seeded, until it is done; then it must be what a quiet one is.
+
+    PYTHONPATH=tests:infra/local python tests/infra/soak.py [--trials 24] [--seed 0] [--every 15]
+
+`make cluster-test` runs it. Faults: a worker process killed, a node gone, a node drained and gone, Postgres restarted or away,
+MLflow away, the store away, the driver killed (its home removed with it), the driver told to end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import os
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import yaml
+from commands import SMALL, command
+from up import Local
+
+EPOCHS = 40
+AWAY = (2.0, 12.0)
+"""Seconds that a server is away."""
+
+
+class Storm:
+    """A driver, and what happens to it.
+
+    Args:
+        it: the parts.
+        run: command of the driver.
+        home: of the driver.
+        log: of its output.
+        seed: of what happens.
+    """
+
+    def __init__(self, it: Local, run: list[str], home: Path, log: Path, seed: int) -> None:
+        self.it, self.run, self.home, self.log = it, run, home, log
+        self.random = random.Random(seed)
+        self.done: Counter[str] = Counter()
+        self.drives = 0
+        self.driver = self._drive()
+        self.nodes = list(range(1, it.workers + 1))
+
+    def _drive(self) -> subprocess.Popen:
+        self.drives += 1
+        environment = {**os.environ, "PARAPHRASE_HOME": str(self.home)}
+        return subprocess.Popen(self.run, env=environment, stdout=self.log.open("a"), stderr=subprocess.STDOUT)
+
+    def again(self) -> bool:
+        """Start the driver again if it ended before the sweep did; whether the sweep is done."""
+        code = self.driver.poll()
+        if code is None:
+            return False
+        if code == 0:
+            return True
+        assert code in (130, -signal.SIGKILL, -signal.SIGTERM), f"the driver ended with {code}:\n{self.log.read_text()[-3000:]}"
+        self.driver = self._drive()
+        return False
+
+    def _away(self) -> None:
+        time.sleep(self.random.uniform(*AWAY))
+
+    def _new_node(self, number: int) -> None:
+        self.nodes.remove(number)
+        self.nodes.append(self.it.start_node())
+
+    def worker(self) -> None:
+        """A process that trains is killed."""
+        table = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout.splitlines()
+        pids = [int(line.split()[0]) for line in table if "ray::ExplainerTrial" in line]
+        if pids:
+            os.kill(self.random.choice(pids), signal.SIGKILL)
+
+    def node(self) -> None:
+        """A node is gone from one moment to the next; another comes."""
+        number = self.random.choice(self.nodes)
+        self.it.kill_node(number)
+        self._new_node(number)
+
+    def drain(self) -> None:
+        """A spot node is announced to go, and goes."""
+        number = self.random.choice(self.nodes)
+        self.it.drain_node(number, 5)
+        time.sleep(5)
+        self.it.kill_node(number)
+        self._new_node(number)
+
+    def postgres_restarts(self) -> None:
+        self.it.restart_postgres()
+
+    def postgres_away(self) -> None:
+        self.it.stop_postgres()
+        self._away()
+        self.it.start_postgres()
+
+    def mlflow_away(self) -> None:
+        self.it.stop_mlflow()
+        self._away()
+        self.it.start_mlflow()
+
+    def store_away(self) -> None:
+        self.it.stop_store()
+        self._away()
+        self.it.start_store()
+
+    def driver_killed(self) -> None:
+        """A driver's pod is gone, with its home."""
+        self.driver.kill()
+        self.driver.wait()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def driver_told_to_end(self) -> None:
+        self.driver.send_signal(signal.SIGTERM)
+        self.driver.wait()
+
+    FAULTS = (worker, node, drain, postgres_restarts, postgres_away, mlflow_away, store_away, driver_killed, driver_told_to_end)
+
+    def rage(self, every: float) -> None:
+        """Let something happen every so many seconds, until the sweep is done."""
+        while not self.again():
+            time.sleep(self.random.uniform(0.5, 1.5) * every)
+            if self.driver.poll() is None:
+                fault = self.random.choice(self.FAULTS)
+                print(f"{time.strftime('%H:%M:%S')} {fault.__name__}", flush=True)
+                fault(self)
+                self.done[fault.__name__] += 1
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    """Of `sweep export`, without what takes different time."""
+    text = subprocess.run(command("sweep", "export", name), capture_output=True, text=True, check=True).stdout
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(io.StringIO(text))]
+
+
+def check_runs(it: Local, trials: int) -> None:
+    """Each trial has one run, each series no gap and no double, each explainer is whole."""
+    from paraphrase.sweep.record.tracking import open_client
+    from paraphrase.sweep.store.objects import Store
+
+    client, store = open_client(it.tracking_uri), Store(it.store)
+    experiment = client.get_experiment_by_name("paraphrase")
+    runs = client.search_runs([experiment.experiment_id], "tags.study = 'storm'", max_results=1000)
+    assert Counter(r.data.tags["kind"] for r in runs) == {"sweep": 1, "trial": trials}
+    for run in (r for r in runs if r.data.tags["kind"] == "trial"):
+        steps = [m.step for m in client.get_metric_history(run.info.run_id, "p")]
+        assert sorted(steps) == list(range(1, EPOCHS + 1)), (run.info.run_name, steps)
+        assert run.info.status == "FINISHED"
+        with tempfile.TemporaryDirectory() as folder:
+            store.get(run.data.tags["explainer_uri"].removeprefix(f"{it.store}/"), Path(folder) / "explainer")
+    assert not [key for key in store.keys("sweeps/storm/trials") if "/checkpoint/" in key]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=0, help="of what happens")
+    parser.add_argument("--every", type=float, default=15.0, help="seconds between two faults, about")
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with tempfile.TemporaryDirectory(prefix="soak-") as place:
+        folder = Path(place)
+        os.environ["PARAPHRASE_HOME"] = str(folder / "quiet")
+        sweep = {
+            "base": SMALL | {"train": {"epochs": EPOCHS, "batch_size": 32}, "explainer": {"interp_widths": [8]}},
+            "space": {"loss.eta": {"type": "float", "low": 0.3, "high": 3.0, "log": True}},
+            "objectives": {"reconstruction_error": "minimize"},
+            "sampler": "random",
+            "trials": arguments.trials,
+            "resources": {"concurrency": 2},
+        }
+        file, log = folder / "storm.yaml", folder / "log"
+        file.write_text(yaml.safe_dump(sweep))
+        began = time.monotonic()
+        subprocess.run(command("sweep", "run", str(file), "--name", "quiet"), check=True, capture_output=True)
+        quiet, expected = time.monotonic() - began, rows("quiet")
+        with Local(folder / "local", nodes=2, parts=("postgres", "store", "mlflow", "ray")) as it:
+            os.environ.update(it.environment)
+            where = [f"storage={it.storage}", f"tracking_uri={it.tracking_uri}", f"store={it.store}"]
+            began = time.monotonic()
+            home = folder / "driver"
+            storm = Storm(it, command("sweep", "run", str(file), "--resume", *where), home, log, arguments.seed)
+            try:
+                storm.rage(arguments.every)
+            except BaseException:
+                print(log.read_text()[-6000:])
+                raise
+            finally:
+                storm.driver.kill()
+            os.environ["PARAPHRASE_HOME"] = str(home)
+            assert rows("storm") == expected, "the storm left something else than a quiet sweep"
+            check_runs(it, arguments.trials)
+        took = time.monotonic() - began
+        print(
+            f"{arguments.trials} trials: {quiet:.0f} s in quiet, {took:.0f} s with {storm.drives} drivers and {dict(storm.done)}"
+        )
+        print("study, MLflow and explainers are those of the quiet sweep")
+
+
+if __name__ == "__main__":
+    main()
