@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,15 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from paraphrase.sweep.settings.config import EarlyStopping
 from paraphrase.sweep.workers.trainable import epochs_of
+
+
+def rung_epochs(settings: EarlyStopping, max_epochs: int) -> list[int]:
+    """The epochs at which early stopping decides whether a trial goes on."""
+    rungs, epoch = [], float(settings.grace_epochs)
+    while epoch <= max_epochs:
+        rungs.append(math.ceil(epoch))
+        epoch *= settings.reduction_factor
+    return rungs
 
 
 class ResumableASHA(ASHAScheduler):

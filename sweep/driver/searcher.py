@@ -23,6 +23,7 @@ from paraphrase.core.features.obtain import built_cache
 from paraphrase.core.measure.filter_table import FILTERS
 from paraphrase.core.train.training import batch_key
 from paraphrase.sweep.driver.progress import Progress
+from paraphrase.sweep.driver.scheduler import rung_epochs
 from paraphrase.sweep.patience import OutOfPatience
 from paraphrase.sweep.record.recorder import Recorder
 from paraphrase.sweep.record.tracking import hash_tags, seed_tags
@@ -197,6 +198,7 @@ class StudySearcher(Searcher):
             "members": [{"number": t.number, "config": to_mapping(c)} for t, c in members],
             "sweep": self.sweep.name,
             "store": self.sweep.store,
+            "rungs": rung_epochs(self.sweep.early_stopping, members[0][1].train.epochs) if self.sweep.early_stopping else [],
             "cache": self._key(members[0][1]),
             **worker_settings(self.sweep.resources, self.sweep.store),
         }

@@ -77,11 +77,12 @@ class Checkpoints:
                     say(f"a checkpoint is damaged: {error}")
         return None
 
-    def save(self, epoch: int, write: Callable[[Path], None]) -> None:
+    def save(self, epoch: int, write: Callable[[Path], None], urgent: bool = False) -> None:
         """Keep the state after an epoch: on this machine at once, and in the store beside what follows, not too often.
 
         Args:
             write: writes it into a folder.
+            urgent: to the store in any case.
 
         Raises:
             InputError: if the store refused the one before.
@@ -97,7 +98,7 @@ class Checkpoints:
             shutil.rmtree(self.folder / old, ignore_errors=True)
         if self._failure:
             raise self._failure
-        if self.store and time.monotonic() - self._uploaded > UPLOAD_SECONDS:
+        if self.store and (urgent or time.monotonic() - self._uploaded > UPLOAD_SECONDS):
             self._upload(self.folder / name)
 
     def _upload(self, place: Path) -> None:

@@ -96,6 +96,14 @@ def is_spread() -> bool:
     return len(alive) > 1 or not ray.cluster_resources().get("CPU")
 
 
+def is_leaving() -> bool:
+    """Whether this worker's node was announced to go: a spot machine's notice, or a drain."""
+    import ray
+    from ray._private.state import state  # as Ray Train asks
+
+    return ray.get_runtime_context().get_node_id() in state.get_draining_nodes()
+
+
 def available() -> dict[str, float]:
     """What the nodes that are there now have in all: `CPU`, `GPU`."""
     import ray

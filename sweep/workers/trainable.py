@@ -12,7 +12,7 @@ from paraphrase.sweep.patience import OutOfPatience
 from paraphrase.sweep.settings.folder import EXPLAINER, checkpoints_of, trial_folder, trial_key
 from paraphrase.sweep.store.caches import publish_cache
 from paraphrase.sweep.store.objects import Store
-from paraphrase.sweep.workers.cluster import enter
+from paraphrase.sweep.workers.cluster import enter, is_leaving
 from paraphrase.sweep.workers.tasks import open_by_key
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ class ExplainerTrial(tune.Trainable):
     """Trains one explainer, or several as one batch. Its state is the checkpoint folder alone, so any process can go on.
 
     Its configuration: `number` of the first trial, `members` (of each trial its `number` and its resolved `config` as plain
-    data), `sweep`, `store`, `cache` (its key; None where the worker must find or build it) and what `enter` takes. A step returns
+    data), `sweep`, `store`, `rungs` (epochs at which early stopping decides), `cache` (its key; None where the worker must find
+    or build it) and what `enter` takes. A step returns
     `epoch` (counted by the training), `history` (pairs of a trial's number and every epoch that this process has not reported
     yet; Ray Tune would flatten a mapping), for a single trial the metrics of the last epoch, `done`, `explainers` (pairs of a
     trial's number and where it lies in the store), `ended` with a reason if the training cannot go on, and `halted` with a reason
@@ -90,7 +91,8 @@ class ExplainerTrial(tune.Trainable):
                 self._open()
             if self.training.epoch == self.reported and not self.training.finished:
                 self.training.run_epoch()
-                self.checkpoints.save(self.training.epoch, self.training.save)
+                urgent = self.training.epoch in self.settings["rungs"] or (self.store is not None and is_leaving())
+                self.checkpoints.save(self.training.epoch, self.training.save, urgent)
             explainers = self._save_explainers() if self.training.finished else []
         except (TrainingEnded, InputError) as error:
             return self._result() | {"ended": str(error), "done": True}

@@ -32,6 +32,7 @@ from paraphrase.core.errors import InputError
 from paraphrase.sweep import patience
 from paraphrase.sweep.record.recorder import Recorder
 from paraphrase.sweep.record.tracking import Tracker, open_client, open_experiment
+from paraphrase.sweep.store.checkpoints import UPLOAD_SECONDS
 from paraphrase.sweep.store.objects import Damaged, Store
 from paraphrase.sweep.study import lease as lease_module
 from paraphrase.sweep.study.lease import Lease, LeaseLost, leased
@@ -415,3 +416,31 @@ def test_31_and_32_a_cluster_without_nodes_is_waited_for_and_gpus_that_never_com
         assert driver.wait(PATIENCE) == 0, log.read_text()
         code, line = refused("resources.gpus_per_trial=1", "--name", "gpus")
         assert code == 2 and "resources.gpus_per_trial: 1 do not fit; there are 0; `resources.wait_for` waits for nodes" in line
+
+
+def test_5_a_node_that_is_announced_to_go_is_saved_to_the_store_at_once_and_costs_no_retry(
+    furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    file, log = sweep_file(tmp_path), tmp_path / "log"
+    with Local(tmp_path / "local", nodes=1, parts=ALL) as it:
+        for name, value in it.environment.items():
+            monkeypatch.setenv(name, value)
+        where = [f"storage={it.storage}", f"tracking_uri={it.tracking_uri}", f"store={it.store}"]
+        settings = ["trials=1", "base.train.epochs=100", "max_retries=0", *where]
+        driver = subprocess.Popen(command("sweep", "run", str(file), *settings), stdout=log.open("w"), stderr=subprocess.STDOUT)
+        store = Store(it.store)
+
+        def saved() -> list[str]:
+            return sorted(key for key in store.keys("sweeps/stormy/trials/0/checkpoint") if key.endswith("MANIFEST.json"))
+
+        until(saved, driver, log)
+        began, first = time.monotonic(), saved()
+        it.drain_node(1, 20)
+        until(lambda: saved()[-1] > first[-1], driver, log)
+        assert time.monotonic() - began < UPLOAD_SECONDS - 5, "it was not saved because of the notice"
+        it.start_node()
+        it.kill_node(1)
+        assert driver.wait(PATIENCE) == 0, log.read_text()
+        (row,) = rows(paraphrase_here("sweep", "export", "stormy").stdout)
+        assert (row["state"], row["epochs"]) == ("complete", "100")

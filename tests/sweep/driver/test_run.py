@@ -212,7 +212,7 @@ def test_a_worker_killed_in_its_first_save_begins_anew(home: Path, tmp_path: Pat
     (folder / "checkpoint" / ".000001-0001.99").mkdir(parents=True)
     (folder / "checkpoint" / ".000001-0001.99" / "checkpoint.safetensors").write_bytes(b"half")
     member = {"number": 0, "config": to_mapping(sweep.base_config())}
-    place = {"sweep": "half", "store": None, "cache": None}
+    place = {"sweep": "half", "store": None, "cache": None, "rungs": []}
     trial = ExplainerTrial({"number": 0, "members": [member], **place, **worker_settings(sweep.resources)})
     result = trial.step()
     assert "ended" not in result and result["epoch"] == 1

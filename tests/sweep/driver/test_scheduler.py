@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from paraphrase.sweep.driver.scheduler import ResumableASHA
+from paraphrase.sweep.driver.scheduler import ResumableASHA, rung_epochs
 from paraphrase.sweep.settings.config import EarlyStopping
 
 SETTINGS = EarlyStopping(metric="p", mode="max", grace_epochs=1, reduction_factor=2)
@@ -56,3 +56,9 @@ def test_missing_metric_stops_nothing() -> None:
     trial = SimpleNamespace(trial_id="a", config={"number": 0})
     scheduler.on_trial_add(None, trial)
     assert scheduler.on_trial_result(None, trial, {"epoch": 1, "history": [(0, [{"epoch": 1}])]}) == "CONTINUE"
+
+
+def test_rungs_are_the_epochs_at_which_it_decides() -> None:
+    assert rung_epochs(EarlyStopping("p", "max", grace_epochs=2, reduction_factor=3.0), 20) == [2, 6, 18]
+    assert rung_epochs(EarlyStopping("p", "max", grace_epochs=1, reduction_factor=1.5), 4) == [1, 2, 3, 4]
+    assert rung_epochs(EarlyStopping("p", "max", grace_epochs=5), 4) == []
