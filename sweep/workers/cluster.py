@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -59,6 +61,17 @@ def address_of(resources: Resources) -> str | None:
 
 
 @contextmanager
+def _keeping_sigterm() -> Iterator[None]:
+    """Ray has SIGTERM end the process at once; what was to happen then still shall."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def cluster(resources: Resources) -> Iterator[None]:
     """Connect to the cluster or start a local one; ends what it started.
 
@@ -75,7 +88,7 @@ def cluster(resources: Resources) -> Iterator[None]:
     try:
         own = not ray.is_initialized()  # a notebook may be connected already
         if own:
-            with waiting("connecting to the cluster" if address else "starting Ray"):
+            with waiting("connecting to the cluster" if address else "starting Ray"), _keeping_sigterm():
                 _connect(address)
     except ConnectionError as error:
         first = str(error).splitlines()[0]
