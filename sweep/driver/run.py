@@ -61,6 +61,7 @@ from paraphrase.sweep.workers.cluster import (
     demand_gpus,
     gpus_of_trial,
     is_spread,
+    nodes_with_cpus,
     quiet_ray,
 )
 from paraphrase.sweep.workers.nodes import check_nodes, refuse_sqlite
@@ -253,18 +254,15 @@ def _run_trials(session: Session) -> None:
     quiet_ray()
     from ray import tune
 
+    from paraphrase.sweep.driver.scheduler import Plain, ResumableASHA
     from paraphrase.sweep.driver.searcher import StudySearcher, drop_leftovers, recorded_rungs
+    from paraphrase.sweep.driver.strikes import Strikes
     from paraphrase.sweep.driver.watch import Watch
     from paraphrase.sweep.workers.batches import trials_per_batch
     from paraphrase.sweep.workers.trainable import ExplainerTrial
 
     sweep, study = session.sweep, session.study
     progress = _progress(session)
-    scheduler = None
-    if sweep.early_stopping:
-        from paraphrase.sweep.driver.scheduler import ResumableASHA
-
-        scheduler = ResumableASHA(sweep.early_stopping, _most_epochs(sweep), recorded_rungs(study))
     drop_leftovers(study, sweep)
     scratch = sweep_folder(sweep.name) / "ray"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -273,6 +271,11 @@ def _run_trials(session: Session) -> None:
         at_once = concurrency(sweep.resources, available(), budget(sweep), gpus)
         batch = trials_per_batch(study, sweep, session.meta["key"], gpus, at_once)
         places = Places(sweep.resources, budget(sweep), gpus)
+        strikes = Strikes({"CPU": sweep.resources.cpus_per_trial} | ({"GPU": gpus} if gpus else {}), nodes_with_cpus)
+        if stopping := sweep.early_stopping:
+            scheduler: Any = ResumableASHA(stopping, _most_epochs(sweep), recorded_rungs(study), strikes.apply)
+        else:
+            scheduler = Plain(strikes.apply)
         searcher = StudySearcher(study, sweep, session.recorder, progress, session.meta["key"], places, batch)
         # else actors start one after another, and clusters grow by one
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(budget(sweep), MOST_PENDING))
@@ -289,7 +292,7 @@ def _run_trials(session: Session) -> None:
                 reuse_actors=True,
                 raise_on_failed_trial=False,
                 verbose=0,
-                callbacks=[Watch(searcher, progress, session.save_seconds)],
+                callbacks=[Watch(searcher, progress, strikes, session.save_seconds)],
                 trial_name_creator=lambda trial: f"{trial.config['number']:03d}",
                 trial_dirname_creator=lambda trial: f"{trial.config['number']:03d}_{trial.trial_id}",
             )

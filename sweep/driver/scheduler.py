@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from paraphrase.sweep.settings.config import EarlyStopping
 from paraphrase.sweep.workers.trainable import epochs_of
@@ -22,6 +22,21 @@ def rung_epochs(settings: EarlyStopping, max_epochs: int) -> list[int]:
     return rungs
 
 
+class Plain(FIFOScheduler):
+    """No early stopping.
+
+    Args:
+        added: told of each new trial before a place is looked for.
+    """
+
+    def __init__(self, added: Callable[[Any], None]) -> None:
+        super().__init__()
+        self.added = added
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self.added(trial)
+
+
 class ResumableASHA(ASHAScheduler):
     """Asynchronous successive halving [Li et al. 2020] with its rungs keyed by trial number.
 
@@ -29,11 +44,17 @@ class ResumableASHA(ASHAScheduler):
         settings: metric, mode, grace and reduction factor.
         max_epochs: epochs of a trial that is not stopped.
         recorded: trial number -> {epoch: value} of the trials that ended in earlier sessions.
+        added: told of each new trial before a place is looked for.
     """
 
     def __init__(
-        self, settings: EarlyStopping, max_epochs: int, recorded: Mapping[int, Mapping[int, float]] | None = None
+        self,
+        settings: EarlyStopping,
+        max_epochs: int,
+        recorded: Mapping[int, Mapping[int, float]] | None = None,
+        added: Callable[[Any], None] = lambda trial: None,
     ) -> None:
+        self.added = added
         self.metric_name, self.sign = settings.metric, 1.0 if settings.mode == "max" else -1.0
         super().__init__(
             time_attr="epoch",
@@ -54,6 +75,10 @@ class ResumableASHA(ASHAScheduler):
             return str(TrialScheduler.CONTINUE)
         key: Any = SimpleNamespace(trial_id=number)
         return str(self._brackets[0].on_result(key, epoch, self.sign * value))
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self.added(trial)
+        super().on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         number, epoch = trial.config["number"], result["epoch"]

@@ -101,12 +101,18 @@ def cluster(resources: Resources) -> Iterator[None]:
             ray.shutdown()
 
 
+def nodes_with_cpus() -> int:
+    """How many nodes there are now on which trials can run."""
+    import ray
+
+    return sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
+
+
 def is_spread() -> bool:
     """Whether trials run, or will, on other machines than the driver: several nodes, or none with a CPU yet."""
     import ray
 
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    return len(alive) > 1 or not ray.cluster_resources().get("CPU")
+    return sum(node["Alive"] for node in ray.nodes()) > 1 or not nodes_with_cpus()
 
 
 def is_leaving() -> bool:

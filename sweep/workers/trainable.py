@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import ray
 from ray import tune
 
 from paraphrase.sweep.patience import OutOfPatience
@@ -45,6 +46,10 @@ class ExplainerTrial(tune.Trainable):
         self.checkpoints.close()
         self._begin(new_config)
         return True
+
+    def node(self) -> str:
+        """Id of the node that it runs on."""
+        return ray.get_runtime_context().get_node_id()
 
     def _begin(self, config: dict[str, Any]) -> None:
         enter(config)

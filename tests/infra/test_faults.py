@@ -5,6 +5,7 @@ The numbers are those of `docs/clusters/faults.md`, where each fault has its out
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -445,3 +446,26 @@ def test_5_a_node_that_is_announced_to_go_is_saved_to_the_store_at_once_and_cost
         assert driver.wait(PATIENCE) == 0, log.read_text()
         (row,) = rows(paraphrase_here("sweep", "export", "stormy").stdout)
         assert (row["state"], row["epochs"]) == ("complete", "100")
+
+
+def test_35_a_node_that_fails_three_trials_in_a_row_is_left_out(
+    furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    file, log = sweep_file(tmp_path), tmp_path / "log"
+    with Local(tmp_path / "local", nodes=2, parts=ALL) as it:
+        for name, value in it.environment.items():
+            monkeypatch.setenv(name, value)
+        where = [f"storage={it.storage}", f"tracking_uri={it.tracking_uri}", f"store={it.store}"]
+        settings = ["trials=7", "max_retries=0", *where]
+        driver = subprocess.Popen(command("sweep", "run", str(file), *settings), stdout=log.open("w"), stderr=subprocess.STDOUT)
+        bad = it.cluster.nodes[1]
+        while driver.poll() is None:
+            for pid in bad.members():
+                with contextlib.suppress(OSError):
+                    if Path(f"/proc/{pid}/cmdline").read_text().startswith("ray::ExplainerTrial.train"):
+                        os.kill(pid, signal.SIGKILL)
+            time.sleep(0.2)
+        assert driver.returncode == 0 and "3 trials in a row failed there; it is left out" in log.read_text(), log.read_text()
+        states = Counter(row["state"] for row in rows(paraphrase_here("sweep", "export", "stormy").stdout))
+        assert states["failed"] <= 4 and states["complete"] >= 3
