@@ -228,14 +228,15 @@ class Tracker:
             end: when its training ended, in ms.
             tags: what else is known only now.
         """
+        from mlflow.entities import RunTag
+
         self.flush()
         run = self._runs[number]
         with self._timed():
             for path in artifacts:
                 self.log_artifact(path, number)
             more = {"trial_state": state} | ({"reason": reason[:5000]} if reason else {}) | dict(tags or {})
-            for key, value in more.items():
-                self.client.set_tag(run, key, value)
+            self.client.log_batch(run, tags=[RunTag(key, value) for key, value in more.items()])
             self.client.set_terminated(run, status=STATUS[state], end_time=end)
 
     def mark_front(self, number: int) -> None:
