@@ -62,7 +62,9 @@ class Store:
             options = {"auto_mkdir": True}
         elif kind == "s3":
             timeouts = {"connect_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS}
-            options = {"use_listings_cache": False, "config_kwargs": timeouts}
+            # named, though botocore would find it: fsspec keeps one instance for equal arguments, of whatever endpoint
+            endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+            options = {"use_listings_cache": False, "config_kwargs": timeouts, "endpoint_url": endpoint}
         try:
             if not sign:
                 raise ValueError("is no URI")

@@ -354,6 +354,7 @@ def test_a_sweep_through_lost_nodes_servers_and_drivers_ends_as_a_quiet_one(
         until(lambda: [key for key in store.keys("sweeps/stormy/trials") if "/checkpoint/" in key], driver, log)
         node = 1
         while "its node was lost" not in log.read_text():  # it may have been between two trials
+            assert driver.poll() is None, log.read_text()
             it.kill_node(node)
             node = it.start_node()
             it.restart_postgres()
