@@ -21,7 +21,7 @@ from paraphrase.sweep.settings.space import resolve
 from paraphrase.sweep.store.objects import Damaged, Store
 from paraphrase.sweep.study.changes import changes_since_begun
 from paraphrase.sweep.study.results import Front, complete_trials, front_of, metrics_of, pick, trial_rows
-from paraphrase.sweep.study.study import budget, finished_trials, open_study
+from paraphrase.sweep.study.study import STORED, budget, finished_trials, open_study
 
 if TYPE_CHECKING:
     import optuna
@@ -149,7 +149,7 @@ class Sweep:
     def _trial(self, trial: FrozenTrial) -> Trial:
         config = resolve(trial.params, self.config.space, to_mapping(self.config.base_config()))
         folder = trial_folder(self.name, trial.number)
-        key = trial.user_attrs.get("explainer")
+        key = trial.user_attrs.get(STORED)
         stored = f"{self.config.store}/{key}" if self.config.store and key else None
         return Trial(trial.number, dict(trial.params), metrics_of(trial), folder, config, stored)
 

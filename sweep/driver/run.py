@@ -254,8 +254,8 @@ def _run_trials(session: Session) -> None:
     quiet_ray()
     from ray import tune
 
-    from paraphrase.sweep.driver.scheduler import Plain, ResumableASHA
-    from paraphrase.sweep.driver.searcher import StudySearcher, drop_leftovers, recorded_rungs
+    from paraphrase.sweep.driver.scheduler import Plain, ResumableASHA, recorded_rungs
+    from paraphrase.sweep.driver.searcher import StudySearcher, drop_leftovers
     from paraphrase.sweep.driver.strikes import Strikes
     from paraphrase.sweep.driver.watch import Watch
     from paraphrase.sweep.workers.batches import trials_per_batch

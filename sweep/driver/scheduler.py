@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
+import optuna
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from paraphrase.sweep.settings.config import EarlyStopping
+from paraphrase.sweep.study.study import finished_trials
 from paraphrase.sweep.workers.trainable import epochs_of
 
 
@@ -20,6 +22,15 @@ def rung_epochs(settings: EarlyStopping, max_epochs: int) -> list[int]:
         rungs.append(math.ceil(epoch))
         epoch *= settings.reduction_factor
     return rungs
+
+
+def recorded_rungs(study: optuna.Study) -> dict[int, dict[int, float]]:
+    """Trial number -> {epoch: value} of what early stopping decided on in the trials that ended."""
+    return {
+        t.number: {int(epoch): value for epoch, value in t.user_attrs["rungs"].items()}
+        for t in finished_trials(study)
+        if "rungs" in t.user_attrs
+    }
 
 
 class Plain(FIFOScheduler):

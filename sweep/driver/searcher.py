@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import math
 import queue
-import re
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import optuna
@@ -22,6 +20,7 @@ from paraphrase.core.features.cache import read_meta
 from paraphrase.core.features.obtain import built_cache
 from paraphrase.core.measure.filter_table import FILTERS
 from paraphrase.core.train.training import batch_key
+from paraphrase.sweep.driver.failures import is_lost, last_error, last_failure
 from paraphrase.sweep.driver.progress import Progress
 from paraphrase.sweep.driver.scheduler import rung_epochs
 from paraphrase.sweep.patience import OutOfPatience
@@ -42,17 +41,23 @@ from paraphrase.sweep.settings.space import resolve, run_name, suggest
 from paraphrase.sweep.store.checkpoints import Checkpoints
 from paraphrase.sweep.store.objects import bring
 from paraphrase.sweep.study.storage import PatientStorage
-from paraphrase.sweep.study.study import FINISHED, budget, finished_trials, make_sampler, unfinished_trials, violations
+from paraphrase.sweep.study.study import (
+    FINISHED,
+    STATE_NAMES,
+    STORED,
+    budget,
+    finished_trials,
+    make_sampler,
+    unfinished_trials,
+    violations,
+)
 from paraphrase.sweep.workers.cluster import worker_settings
 from paraphrase.sweep.workers.trainable import epochs_of
 
 BATCH = "batch"
 """User attribute of a trial: numbers of all trials that train as one batch with it."""
-STORED = "explainer"
-"""User attribute of a trial: the key of its explainer in the store."""
 MOST_LOST = 20
 """How often a trial begins anew because its node was lost, which is no fault of its own, until it counts as failed."""
-NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 SETTLE, LONGEST = 0.05, 2.0
 """Seconds between two looks at whether the record is written, and until a trial is proposed without knowing of the last ends."""
 
@@ -68,38 +73,6 @@ class Closing(NamedTuple):
     reason: str | None
     stored: str | None
     """Key of its explainer in the store."""
-
-
-def _last_failure(tune_trial: Any) -> Exception | None:
-    """What a trial of Ray Tune failed of last, if it left word."""
-    from ray import cloudpickle
-
-    file = Path(tune_trial.pickled_error_file) if tune_trial and tune_trial.pickled_error_file else None
-    return cloudpickle.loads(file.read_bytes()) if file and file.exists() else None
-
-
-def _is_lost(error: Exception | None) -> bool:
-    """Whether a trial failed because its node was lost: nobody there tells of its worker's end, or Ray knows of the node's."""
-    from ray.exceptions import ActorUnavailableError, RayActorError
-
-    if isinstance(error, ActorUnavailableError):
-        return True
-    return isinstance(error, RayActorError) and bool(
-        re.search(r"node (has )?died|node.{0,80}(dead|terminated|preempted)", str(error))
-    )
-
-
-def last_error(tune_trial: Any) -> str:
-    """Why a trial of Ray Tune failed last, in a line."""
-    from ray.exceptions import RayActorError
-
-    error = _last_failure(tune_trial)
-    if error is None:
-        return "no message"
-    if isinstance(error, RayActorError):
-        return "its node was lost" if _is_lost(error) else "its worker died"
-    lines = str(error).strip().splitlines()
-    return lines[-1].strip() if lines else type(error).__name__
 
 
 class StudySearcher(Searcher):
@@ -353,7 +326,7 @@ class StudySearcher(Searcher):
                 self._note(trial, result)
             if (ended or error) and len(trials) > 1:
                 self._separate(trials, self.first_of[trial_id])
-            elif error and self._lost(trials[0].number, trial_id):
+            elif error and self.forgiven(trial_id):
                 self._again(trials[0])
                 trials.clear()
             elif error:
@@ -368,16 +341,13 @@ class StudySearcher(Searcher):
         except Exception as failure:
             self.failure = failure
 
-    def node_lost(self, trial_id: str) -> bool:
-        """Whether a trial failed because its node was lost, which does not count as a failure of its own; counts how often."""
-        if not _is_lost(_last_failure(self.tune_trials.get(trial_id))):
+    def forgiven(self, trial_id: str) -> bool:
+        """Whether a trial's failure counts for nothing: its node was lost, which `MOST_LOST` times is none of its own."""
+        if not is_lost(last_failure(self.tune_trials.get(trial_id))):
             return False
-        for trial in self.live.get(trial_id, []):
+        for trial in self.live[trial_id]:
             self.lost[trial.number] = self.lost.get(trial.number, 0) + 1
-        return True
-
-    def _lost(self, number: int, trial_id: str) -> bool:
-        return self.node_lost(trial_id) and self.lost[number] <= MOST_LOST
+        return all(self.lost[trial.number] <= MOST_LOST for trial in self.live[trial_id])
 
     def _again(self, trial: Trial) -> None:
         """Let a trial wait for its turn to go on from its checkpoint."""
@@ -417,7 +387,7 @@ class StudySearcher(Searcher):
                 artifacts.append(folder / EXPLAINER)
         ended = int(last.get("timestamp", time.time() * 1000))
         self.closing[number] = Closing(trial, state, values, metrics, history, reason, stored)
-        self.recorder.end_trial(number, NAMES[state], reason, [a for a in artifacts if a.exists()], ended, tags)
+        self.recorder.end_trial(number, STATE_NAMES[state], reason, [a for a in artifacts if a.exists()], ended, tags)
 
     def settle(self, patient: bool = True) -> None:
         """Tell the study of the trials whose record is written.
@@ -450,7 +420,7 @@ class StudySearcher(Searcher):
         self.history.pop(number, None)
         self.over.add(number)
         self.finished += 1
-        self.progress.ended(number, NAMES[closing.state], closing.metrics)
+        self.progress.ended(number, STATE_NAMES[closing.state], closing.metrics)
         first, numbers = self.ended_with.pop(number, (number, {number}))
         if numbers <= self.over:
             self._checkpoints(first).delete()  # three times the size of the explainers
@@ -505,12 +475,3 @@ def drop_leftovers(study: optuna.Study, sweep: SweepConfig) -> None:
     there = {int(key.split("/")[3]) for key in keys if key.split("/")[4] == CHECKPOINT}
     for number in (here | there) - needed:
         checkpoints_of(sweep.name, number, store).delete()
-
-
-def recorded_rungs(study: optuna.Study) -> dict[int, dict[int, float]]:
-    """Trial number -> {epoch: value} of what early stopping decided on in the trials that ended."""
-    return {
-        t.number: {int(epoch): value for epoch, value in t.user_attrs["rungs"].items()}
-        for t in finished_trials(study)
-        if "rungs" in t.user_attrs
-    }

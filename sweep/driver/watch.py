@@ -10,8 +10,9 @@ from typing import Any
 import ray
 from ray.tune import Callback
 
+from paraphrase.sweep.driver.failures import last_error
 from paraphrase.sweep.driver.progress import Progress
-from paraphrase.sweep.driver.searcher import StudySearcher, last_error
+from paraphrase.sweep.driver.searcher import StudySearcher
 from paraphrase.sweep.driver.strikes import STRIKES, Strikes
 
 SECONDS_EVERY = 2.0
@@ -39,8 +40,8 @@ class Watch(Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number = trial.config["number"]
-        if self.searcher.node_lost(trial.trial_id):
-            trial.max_failures += 1  # that was none of its own
+        if self.searcher.forgiven(trial.trial_id):
+            trial.max_failures += 1
         else:
             self._failed(trial)
         self.strikes.apply(trial)

@@ -24,7 +24,7 @@ from paraphrase.sweep.settings.config import SweepConfig
 from paraphrase.sweep.settings.folder import EXPLAINER, sweep_folder, sweep_key, tracking_uri, trial_folder
 from paraphrase.sweep.store.objects import Store
 from paraphrase.sweep.study.results import describe, export_csv, front_text, load
-from paraphrase.sweep.study.study import own_trials, pareto_trials
+from paraphrase.sweep.study.study import STORED, own_trials, pareto_trials
 from paraphrase.sweep.workers.tasks import Tasks
 
 
@@ -81,7 +81,7 @@ def _filter_pages(sweep: SweepConfig, tasks: Tasks, key: str, trial: FrozenTrial
 
         config = resolve(trial.params, sweep.space, to_mapping(sweep.base_config()))
         try:
-            tasks.pages(key, config, folder / EXPLAINER, trial.user_attrs.get("explainer"), pages)
+            tasks.pages(key, config, folder / EXPLAINER, trial.user_attrs.get(STORED), pages)
         except InputError as error:  # on a cluster the images may lie on one node alone
             say(f"trial {trial.number}: its filters are not drawn: {error}")
     return pages

@@ -25,6 +25,8 @@ STATE_NAMES = {
     TrialState.WAITING: "waiting",
 }
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+STORED = "explainer"
+"""User attribute of a trial: the key of its explainer in the store."""
 WARM_START = "warm_start"
 """User attribute of trials that were taken over from another study."""
 
