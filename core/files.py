@@ -1,4 +1,4 @@
-"""Text files that are either the old or the new one, whenever the process is killed; and hashes of files."""
+"""Files that are either the old or the new one, whenever the process is killed; and hashes of files."""
 
 from __future__ import annotations
 
@@ -16,15 +16,27 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         InputError: names the file if it cannot be written.
     """
+    try:
+        replace_file(path, text.encode())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file in one rename; its folder is made if it is not there.
+
+    Raises:
+        OSError: if it cannot be written; then it is as it was.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(data)
         os.replace(temporary, path)
-    except OSError as error:
+    except OSError:
         with suppress(OSError):
             temporary.unlink()
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+        raise
 
 
 def write_or_print(text: str, out: Path | None) -> None:

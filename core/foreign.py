@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from paraphrase.core.errors import InputError
+from paraphrase.core.errors import InputError, first_line
 from paraphrase.core.files import write_atomically
 from paraphrase.core.home import home
 
@@ -57,7 +57,7 @@ def called(reference: str, field: str, *arguments: Any, **named: Any) -> Any:
     except InputError:
         raise
     except Exception as error:  # the user's code may raise anything
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         asked = f" with {named}" if named else ""
         raise InputError(f"{field}: {reference}{asked}: {first}") from None
 
@@ -83,7 +83,7 @@ def _import(reference: str, field: str) -> ModuleType:
         where = " or ".join(dict.fromkeys(str(place) for place in places))
         raise InputError(f"{field}: {reference}: there is no module {error.name} in {where}, or on PYTHONPATH") from None
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         raise InputError(f"{field}: {reference}: importing {name} fails: {first}") from None
     found = next((place for place in places if Path(getattr(module, "__file__", None) or "").is_relative_to(place)), None)
     if found and known != [found]:

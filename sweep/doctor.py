@@ -12,16 +12,20 @@ import sqlalchemy as sql
 
 from paraphrase.core.errors import InputError
 from paraphrase.core.terminal.console import waiting
-from paraphrase.sweep.patience import first_line
 from paraphrase.sweep.record.tracking import open_client
 from paraphrase.sweep.settings.config import SweepConfig
 from paraphrase.sweep.settings.folder import storage_url, store_of, tracking_uri, without_password
+from paraphrase.sweep.study.lease import clock_of
 from paraphrase.sweep.study.storage import open_storage
-from paraphrase.sweep.workers.cluster import address_of, available, cluster, demand_gpus, gpus_of_trial, is_spread
+from paraphrase.sweep.study.study import budget
+from paraphrase.sweep.workers.cluster import address_of, available, cluster, concurrency, demand_gpus, gpus_of_trial, is_spread
 from paraphrase.sweep.workers.nodes import SKEW, ask_nodes, refuse_sqlite, wrong_with
 
 LOW_SPACE = 5.0
 """GiB of scratch below which a node is named."""
+
+
+NOT_THERE = "sqlite in the home folder, not there yet: for a driver on this machine alone"
 
 
 class Finding(NamedTuple):
@@ -82,15 +86,20 @@ def _store(sweep: SweepConfig) -> str:
     return "none: all nodes must share PARAPHRASE_HOME"
 
 
+def _not_there(uri: str) -> bool:
+    """Whether it is a sqlite file that is yet to be made."""
+    return uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists()
+
+
 def _study(sweep: SweepConfig) -> str:
     url = storage_url(sweep)
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
-        return "sqlite in the home folder, not there yet: for a driver on this machine alone"
+    if _not_there(url):
+        return NOT_THERE
     storage = open_storage(url)
     if storage.server is None:
         return "sqlite: for a driver on this machine alone"
     with storage.server.connect() as connection:
-        theirs = float(connection.execute(sql.text("SELECT extract(epoch from clock_timestamp())")).scalar_one())
+        theirs = connection.execute(sql.select(clock_of(storage.server))).scalar_one()
     skew = abs(theirs - time.time())
     if skew > SKEW:
         raise InputError(f"storage: its clock differs by {skew:.0f} s from this one: set both by NTP")
@@ -99,8 +108,8 @@ def _study(sweep: SweepConfig) -> str:
 
 def _mlflow(sweep: SweepConfig) -> str:
     uri = tracking_uri(sweep)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        return "sqlite in the home folder, not there yet: for a driver on this machine alone"
+    if _not_there(uri):
+        return NOT_THERE
     open_client(uri)
     return without_password(uri)
 
@@ -135,15 +144,11 @@ def _demand(sweep: SweepConfig, there: dict[str, Any], spread: bool) -> Iterator
         demand_gpus(sweep.resources, there, sweep.base_config().train.device, spread)
         if spread:
             refuse_sqlite(sweep)
+        at_once = concurrency(sweep.resources, there, budget(sweep))
     except InputError as error:
-        yield Finding("resources", "wrong", first_line(error))
+        yield Finding("resources", "wrong", str(error))
         return
     gpus = gpus_of_trial(sweep.resources, there)
-    wanted = f"a trial takes {sweep.resources.cpus_per_trial:g} CPUs and {gpus:g} GPUs"
-    fits = there.get("CPU", 0) >= sweep.resources.cpus_per_trial and there.get("GPU", 0) >= gpus
-    if fits:
-        yield Finding("resources", "ok", wanted)
-    elif sweep.resources.wait_for:
-        yield Finding("resources", "ok", f"{wanted}: there is no such node yet, which `resources.wait_for` waits for")
-    else:
-        yield Finding("resources", "wrong", f"{wanted}, which the cluster does not have; `resources.wait_for` waits for nodes")
+    each = f"{sweep.resources.cpus_per_trial:g} CPUs and {gpus:g} GPUs"
+    waits = ", once there are nodes for them" if sweep.resources.wait_for else ""
+    yield Finding("resources", "ok", f"{at_once} trials of {each} at once{waits}")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from paraphrase.core.errors import Interrupted
+from paraphrase.core.errors import Interrupted, first_line
 from paraphrase.core.terminal.console import duration, say
 
 PATIENCE = 15 * 60.0
@@ -59,11 +59,6 @@ def patiently(
             if began:
                 say(f"{what} answers again")
             return value
-
-
-def first_line(error: BaseException) -> str:
-    """An error in a line, without its type where it says something itself."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def cause_of(error: BaseException) -> str:

@@ -45,10 +45,10 @@ def built_cache(config: Config) -> Path | None:
 
 def _note(config: Config) -> Path:
     """Where it is remembered which cache a configuration resolved to."""
-    return caches() / "index" / f"{_request(config)}.json"
+    return caches() / "index" / f"{request_of(config)}.json"
 
 
-def _request(config: Config) -> str:
+def request_of(config: Config) -> str:
     """Hash of the part of a configuration that a cache depends on."""
     parts = [to_mapping(c) for c in (config.data, config.performer, config.cache)]
     return hashlib.sha256(json.dumps([VERSION, *parts], sort_keys=True).encode()).hexdigest()[:24]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from paraphrase.core.errors import InputError
+from paraphrase.core.errors import InputError, first_line
 
 INPUT = ":input"
 """`fc:input` is what the module `fc` takes, where no module's output is that."""
@@ -154,7 +154,7 @@ def trace(network: nn.Module, size: int) -> Graph:
         with evaluating(network), torch.no_grad(), recorder:
             answer = torch.func.functional_call(network, state, (images,))
     except Exception as error:  # the network's own code, which may raise anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"performer.input_size: {type(network).__name__} cannot take {size} px ({reason})") from None
     finally:
         for handle in handles:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from paraphrase.core.errors import InputError
+from paraphrase.core.errors import InputError, first_line
 from paraphrase.core.performer.graph import INPUT, evaluating
 from paraphrase.core.rest import ARITHMETIC, CONSTANTS, FEATURE, Rest, function_of
 
@@ -81,7 +81,7 @@ def _exported(network: nn.Module, size: int) -> fx.GraphModule:
             whole = torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim("images", min=1)},))
             return whole.module()  # type: ignore[return-value]  # a graph module, which its signature does not say
     except Exception as error:  # torch's exporter raises many kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         what = f"torch.export cannot follow {type(network).__name__} ({reason})"
         raise InputError(f"performer.feature: layers lie between it and the targets, and {what}; name the last one") from None
 

@@ -56,6 +56,7 @@ from paraphrase.sweep.workers.cluster import (
     address_of,
     available,
     await_nodes,
+    bundle_of,
     cluster,
     concurrency,
     demand_gpus,
@@ -85,9 +86,9 @@ def run_sweep(sweep: SweepConfig) -> None:
                 _open_source(sweep.warm_start)
             open_client(tracking_uri(sweep))
             with _place(sweep) as tasks:
-                meta = prepare(sweep, tasks)
+                _prepare(sweep, tasks)
                 keep_sweep(sweep)
-                _drive(sweep, tasks, meta)
+                _drive(sweep, tasks)
         except BaseException:
             if not (sweep_folder(sweep.name) / SWEEP).exists():
                 shutil.rmtree(sweep_folder(sweep.name))
@@ -115,7 +116,8 @@ def resume_sweep(name: str, trials: int | None = None, changes: dict[str, Any] |
         if trials is not None or changes:
             keep_sweep(sweep)
         with _place(sweep) as tasks:
-            _drive(sweep, tasks, prepare(sweep, tasks), SECONDS + 5)
+            _prepare(sweep, tasks)
+            _drive(sweep, tasks, SECONDS + 5)
 
 
 @contextmanager
@@ -131,30 +133,25 @@ def _place(sweep: SweepConfig) -> Iterator[Tasks]:
         yield Tasks(sweep)
         return
     with cluster(sweep.resources):
-        spread = is_spread()
-        demand_gpus(sweep.resources, available(), sweep.base_config().train.device, spread)
-        await_nodes(sweep.resources, gpus_of_trial(sweep.resources, available()))
+        elsewhere = is_spread() or bool(sweep.resources.wait_for)
+        gpus = gpus_of_trial(sweep.resources, available())
+        demand_gpus(sweep.resources, available(), sweep.base_config().train.device, elsewhere)
+        await_nodes(sweep.resources, gpus)
         concurrency(sweep.resources, available(), budget(sweep))  # else a task would wait for ever
-        if spread or sweep.resources.wait_for:
+        if elsewhere:
             refuse_sqlite(sweep)
             check_nodes(sweep)
-        elsewhere = spread or bool(sweep.resources.wait_for)
-        yield Tasks(sweep, gpus_of_trial(sweep.resources, available()) if elsewhere else None)
+        yield Tasks(sweep, gpus if elsewhere else None)
 
 
-def prepare(sweep: SweepConfig, tasks: Tasks) -> dict[str, Any]:
-    """Make data, performer and cache, once; takes objectives that the data cannot give out of the sweep, in place.
-
-    Returns:
-        Description of the cache.
-    """
-    meta = tasks.cache()
-    if not meta["landmarks"] and drop_landmark_metrics(sweep):
+def _prepare(sweep: SweepConfig, tasks: Tasks) -> None:
+    """Make data, performer and cache, once; takes objectives that the data cannot give out of the sweep, in place."""
+    tasks.make_cache()
+    if not tasks.meta["landmarks"] and drop_landmark_metrics(sweep):
         say(f"no landmarks: optimising {' and '.join(sweep.objectives)}")
-    return meta
 
 
-def _drive(sweep: SweepConfig, tasks: Tasks, meta: dict[str, Any], wait: float = 0.0) -> None:
+def _drive(sweep: SweepConfig, tasks: Tasks, wait: float = 0.0) -> None:
     """Run trials until the budget is spent, then write what belongs to the whole sweep.
 
     A server that is away for too long, or a driver that has taken the sweep over, interrupt it.
@@ -168,9 +165,9 @@ def _drive(sweep: SweepConfig, tasks: Tasks, meta: dict[str, Any], wait: float =
         try:
             study = open_study(sweep, storage_url(sweep), create=True, storage=storage)
             _warm_start(study, sweep)
-            recorder = Recorder(_open_tracker(sweep, meta), lease.check if lease else lambda: None)
+            recorder = Recorder(_open_tracker(sweep, tasks.meta), lease.check if lease else lambda: None)
             try:
-                _run_to_the_end(Session(sweep, study, recorder, tasks, meta, begin, study.user_attrs.get("seconds", 0.0)))
+                _run_to_the_end(Session(sweep, study, recorder, tasks, begin, study.user_attrs.get("seconds", 0.0)))
             finally:
                 recorder.close()
         except OutOfPatience as error:
@@ -233,8 +230,8 @@ def _record_baseline(session: Session) -> None:
     """The performer's own metrics and the controls, measured once."""
     rows = session.study.user_attrs.get("baseline")
     if rows is None:
-        meta = session.meta
-        rows = session.tasks.baseline(meta["key"])
+        meta = session.tasks.meta
+        rows = session.tasks.baseline()
         accuracy = rows["performer"].get("accuracy")
         if verdict := performer_verdict(accuracy, len(meta["categories"]), meta["images"]["test"]):
             say(verdict)
@@ -269,14 +266,15 @@ def _run_trials(session: Session) -> None:
     with cluster(sweep.resources):
         gpus = gpus_of_trial(sweep.resources, available())
         at_once = concurrency(sweep.resources, available(), budget(sweep), gpus)
-        batch = trials_per_batch(study, sweep, session.meta["key"], gpus, at_once)
+        cache = session.tasks.meta["key"]
+        batch = trials_per_batch(study, sweep, cache, gpus, at_once)
         places = Places(sweep.resources, budget(sweep), gpus)
-        strikes = Strikes({"CPU": sweep.resources.cpus_per_trial} | ({"GPU": gpus} if gpus else {}), nodes_with_cpus)
+        strikes = Strikes(bundle_of(sweep.resources, gpus), nodes_with_cpus)
         if stopping := sweep.early_stopping:
             scheduler: Any = ResumableASHA(stopping, _most_epochs(sweep), recorded_rungs(study), strikes.apply)
         else:
             scheduler = Plain(strikes.apply)
-        searcher = StudySearcher(study, sweep, session.recorder, progress, session.meta["key"], places, batch)
+        searcher = StudySearcher(study, sweep, session.recorder, progress, cache, places, batch)
         # else actors start one after another, and clusters grow by one
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(budget(sweep), MOST_PENDING))
         try:
@@ -287,7 +285,7 @@ def _run_trials(session: Session) -> None:
                 scheduler=scheduler,
                 num_samples=-1,
                 storage_path=str(scratch),
-                resources_per_trial={"cpu": sweep.resources.cpus_per_trial, "gpu": gpus},
+                resources_per_trial=tune.PlacementGroupFactory([strikes.bundle]),
                 max_failures=sweep.max_retries,
                 reuse_actors=True,
                 raise_on_failed_trial=False,
@@ -302,6 +300,7 @@ def _run_trials(session: Session) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
     if searcher.failure:
         raise searcher.failure
+    drop_leftovers(study, sweep)  # what a worker still sent to the store while its trial was stopped
 
 
 @contextmanager
@@ -353,7 +352,7 @@ def _finish(session: Session) -> None:
         with waiting("drawing the report"):
             from paraphrase.sweep.report.write import write_report
 
-            write_report(session.sweep, session.study, recorder, session.tasks, session.meta["key"])
+            write_report(session.sweep, session.study, recorder, session.tasks)
         session.save_seconds()
         recorder.now(lambda: recorder.tracker.end("FINISHED", share))
         session.study.set_user_attr("reported", ended)

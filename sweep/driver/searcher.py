@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import queue
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import optuna
@@ -17,7 +17,8 @@ from paraphrase.core.config import Config, flatten, to_mapping
 from paraphrase.core.errors import InputError
 from paraphrase.core.explainer.checkpoint import ABOUT
 from paraphrase.core.features.cache import read_meta
-from paraphrase.core.features.obtain import built_cache
+from paraphrase.core.features.obtain import built_cache, request_of
+from paraphrase.core.files import replace_file
 from paraphrase.core.measure.filter_table import FILTERS
 from paraphrase.core.train.training import batch_key
 from paraphrase.sweep.driver.failures import is_lost, last_error, last_failure
@@ -39,7 +40,6 @@ from paraphrase.sweep.settings.folder import (
 )
 from paraphrase.sweep.settings.space import resolve, run_name, suggest
 from paraphrase.sweep.store.checkpoints import Checkpoints
-from paraphrase.sweep.store.objects import bring
 from paraphrase.sweep.study.storage import PatientStorage
 from paraphrase.sweep.study.study import (
     FINISHED,
@@ -110,7 +110,8 @@ class StudySearcher(Searcher):
         self.storage: PatientStorage = study._storage._backend  # type: ignore[attr-defined]
         self.store = store_of(sweep)
         self.base = to_mapping(sweep.base_config())
-        self.keys: dict[str, str | None] = {self._sections(sweep.base_config()): cache}
+        self.cache, self.request = cache, request_of(sweep.base_config())
+        self.built: dict[str, Path | None] = {}
         trials = study.get_trials(deepcopy=False)
         self.ids = {t.number: t._trial_id for t in trials}
         self.batch_of: dict[int, list[int]] = {t.number: t.user_attrs[BATCH] for t in trials if BATCH in t.user_attrs}
@@ -126,7 +127,6 @@ class StudySearcher(Searcher):
         self.lost: dict[int, int] = {}
         self.closing: dict[int, Closing] = {}
         self.ended_with: dict[int, tuple[int, set[int]]] = {}
-        self.made_of: dict[str, dict[str, str]] = {}
         self.failure: BaseException | None = None
         self.finished = len(finished_trials(study))
 
@@ -170,10 +170,9 @@ class StudySearcher(Searcher):
             "number": members[0][0].number,
             "members": [{"number": t.number, "config": to_mapping(c)} for t, c in members],
             "sweep": self.sweep.name,
-            "store": self.sweep.store,
             "rungs": rung_epochs(self.sweep.early_stopping, members[0][1].train.epochs) if self.sweep.early_stopping else [],
             "cache": self._key(members[0][1]),
-            **worker_settings(self.sweep.resources, self.sweep.store),
+            **worker_settings(self.sweep),
         }
 
     def _set_batch(self, trial: Trial, numbers: list[int]) -> None:
@@ -185,16 +184,17 @@ class StudySearcher(Searcher):
 
     def _key(self, config: Config) -> str | None:
         """Key of the cache of a configuration; None where the worker must find or build it."""
-        sections = self._sections(config)
-        if self.keys.get(sections) is None:
-            folder = built_cache(config)
-            self.keys[sections] = folder.name if folder and not self.store else None  # only the base's is in the store for sure
-        return self.keys[sections]
+        if request_of(config) == self.request:
+            return self.cache
+        folder = None if self.store else self._built(config)  # only the base's is in the store for sure
+        return folder.name if folder else None
 
-    @staticmethod
-    def _sections(config: Config) -> str:
-        """The part of a configuration that its cache depends on."""
-        return json.dumps([to_mapping(c) for c in (config.data, config.performer, config.cache)], sort_keys=True)
+    def _built(self, config: Config) -> Path | None:
+        """The folder of a configuration's cache in this home, if it is there."""
+        request = request_of(config)
+        if not self.built.get(request):
+            self.built[request] = built_cache(config)
+        return self.built[request]
 
     def _resolve(self, trial: Trial) -> Config | None:
         """A trial's configuration; where its values are possible but not their combination, the trial is ended."""
@@ -296,11 +296,8 @@ class StudySearcher(Searcher):
 
     def _made_of(self, config: Config) -> dict[str, str]:
         """Hashes of the data and performer that a trial is of, if their cache is there; else the tags stay those of the base."""
-        sections = self._sections(config)
-        if sections not in self.made_of:
-            folder = built_cache(config)
-            self.made_of[sections] = hash_tags(read_meta(folder)) if folder else {}
-        return self.made_of[sections]
+        folder = self._built(config)
+        return hash_tags(read_meta(folder)) if folder else {}
 
     def _note(self, trial: Trial, result: Mapping[str, Any]) -> None:
         new = [e for e in epochs_of(result, trial.number) if e["epoch"] not in self.history[trial.number]]
@@ -381,7 +378,8 @@ class StudySearcher(Searcher):
         if state == TrialState.COMPLETE:
             if self.store and stored:  # the weights stay where they are
                 for name in (ABOUT, FILTERS):
-                    artifacts.append(bring(self.store, f"{stored}/{name}", folder / EXPLAINER / name))
+                    replace_file(folder / EXPLAINER / name, self.store.read(f"{stored}/{name}"))
+                    artifacts.append(folder / EXPLAINER / name)
                 tags["explainer_uri"] = f"{self.sweep.store}/{stored}"
             else:
                 artifacts.append(folder / EXPLAINER)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import optuna
 
@@ -21,8 +20,6 @@ class Session:
     study: optuna.Study
     recorder: Recorder
     tasks: Tasks
-    meta: dict[str, Any]
-    """Description of the base configuration's feature cache."""
     begin: float
     """time.monotonic() of its start."""
     seconds_before: float

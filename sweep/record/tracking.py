@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paraphrase.core.errors import InputError
-from paraphrase.sweep.patience import first_line
+from paraphrase.core.errors import InputError, first_line
 from paraphrase.sweep.settings.folder import without_password
 
 if TYPE_CHECKING:

@@ -21,19 +21,14 @@ from paraphrase.sweep.report.page import Section
 from paraphrase.sweep.report.sections import shown_filters
 from paraphrase.sweep.report.sweep_page import arms_of, write_sweep_page
 from paraphrase.sweep.settings.config import SweepConfig
-from paraphrase.sweep.settings.folder import EXPLAINER, sweep_folder, sweep_key, tracking_uri, trial_folder
-from paraphrase.sweep.store.objects import Store
+from paraphrase.sweep.settings.folder import EXPLAINER, store_of, sweep_folder, sweep_key, tracking_uri, trial_folder
 from paraphrase.sweep.study.results import describe, export_csv, front_text, load
 from paraphrase.sweep.study.study import STORED, own_trials, pareto_trials
 from paraphrase.sweep.workers.tasks import Tasks
 
 
-def write_report(sweep: SweepConfig, study: optuna.Study, recorder: Recorder, tasks: Tasks, key: str) -> None:
-    """Draw and write everything that belongs to the sweep as a whole; nothing is doubled when it is done again.
-
-    Args:
-        key: of the base configuration's cache.
-    """
+def write_report(sweep: SweepConfig, study: optuna.Study, recorder: Recorder, tasks: Tasks) -> None:
+    """Draw and write everything that belongs to the sweep as a whole; nothing is doubled when it is done again."""
     tracker = recorder.tracker
     folder = sweep_folder(sweep.name) / "report"
     front = pareto_trials(study, sweep.constraints)
@@ -42,7 +37,7 @@ def write_report(sweep: SweepConfig, study: optuna.Study, recorder: Recorder, ta
         tracker.know(trial.number, trial.user_attrs["mlflow_run"])
         recorder.now(functools.partial(tracker.mark_front, trial.number))
     for trial in shown_filters(front, sweep):
-        logged += [(page, trial.number) for page in _filter_pages(sweep, tasks, key, trial)]
+        logged += [(page, trial.number) for page in _filter_pages(sweep, tasks, trial)]
     write_atomically(folder / "pareto.json", json.dumps(describe(sweep.name), indent=2))
     write_atomically(folder / "trials.csv", export_csv(sweep.name))
     write_atomically(folder / "pareto.txt", front_text(study, sweep) + "\n")
@@ -51,8 +46,8 @@ def write_report(sweep: SweepConfig, study: optuna.Study, recorder: Recorder, ta
     names = ("pareto.json", "trials.csv", "pareto.txt", "facts.json", "curves.png", "report.html")
     for file, number in [*logged, *((folder / name, None) for name in names)]:
         recorder.now(functools.partial(tracker.log_artifact, file, number))
-    if sweep.store:
-        Store(sweep.store).put(folder, f"{sweep_key(sweep.name)}/report")
+    if store := store_of(sweep):
+        store.put(folder, f"{sweep_key(sweep.name)}/report")
 
 
 def _draw(sweep: SweepConfig, study: optuna.Study, folder: Path) -> list[Path]:
@@ -71,7 +66,7 @@ def _draw(sweep: SweepConfig, study: optuna.Study, folder: Path) -> list[Path]:
     return [*files, folder / "importance.json"]
 
 
-def _filter_pages(sweep: SweepConfig, tasks: Tasks, key: str, trial: FrozenTrial) -> list[Path]:
+def _filter_pages(sweep: SweepConfig, tasks: Tasks, trial: FrozenTrial) -> list[Path]:
     """The page of the trial's filters (figure 3 of the paper) and the gallery of all of them; drawn once."""
     folder = trial_folder(sweep.name, trial.number)
     pages = [folder / "filters.png", folder / "gallery.html"]
@@ -81,7 +76,7 @@ def _filter_pages(sweep: SweepConfig, tasks: Tasks, key: str, trial: FrozenTrial
 
         config = resolve(trial.params, sweep.space, to_mapping(sweep.base_config()))
         try:
-            tasks.pages(key, config, folder / EXPLAINER, trial.user_attrs.get(STORED), pages)
+            tasks.pages(config, folder / EXPLAINER, trial.user_attrs.get(STORED), pages)
         except InputError as error:  # on a cluster the images may lie on one node alone
             say(f"trial {trial.number}: its filters are not drawn: {error}")
     return pages

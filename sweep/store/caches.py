@@ -19,20 +19,15 @@ SPARE = 0.1
 _held: dict[str, IO[str]] = {}
 
 
-def scratch() -> Path:
-    """The folder of this machine for what is in the store as well: $PARAPHRASE_SCRATCH, else one in the temporary folder."""
-    if named := os.environ.get("PARAPHRASE_SCRATCH"):
-        return Path(named).expanduser().resolve()
-    return Path(tempfile.gettempdir()) / f"paraphrase-{os.getuid()}"
-
-
 def open_scratch() -> Path:
-    """`scratch()`, made for this user alone.
+    """The folder of this machine for what is in the store as well, made for this user alone: $PARAPHRASE_SCRATCH, else one in the
+    temporary folder.
 
     Raises:
         InputError: if it cannot be used.
     """
-    folder = scratch()
+    named = os.environ.get("PARAPHRASE_SCRATCH")
+    folder = Path(named).expanduser().resolve() if named else Path(tempfile.gettempdir()) / f"paraphrase-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

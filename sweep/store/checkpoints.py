@@ -128,9 +128,11 @@ class Checkpoints:
             self.store.delete(f"{self.key}/{old}")
 
     def close(self) -> None:
-        """End the thread, once what waits is in the store."""
+        """End the thread, once what waits is in the store: nothing may come there after the trial has ended."""
         if self._thread:
             self._uploads.put(None)
+            self._thread.join()
+            self._thread = None
 
     def delete(self) -> None:
         """Remove all of them, here and in the store."""

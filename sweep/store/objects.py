@@ -15,9 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from paraphrase.core.errors import InputError
-from paraphrase.core.files import file_hash
-from paraphrase.sweep.patience import OutOfPatience, first_line, patiently
+from paraphrase.core.errors import InputError, first_line
+from paraphrase.core.files import file_hash, replace_file
+from paraphrase.sweep.patience import OutOfPatience, patiently
 
 MANIFEST = "MANIFEST.json"
 CONNECT_SECONDS, READ_SECONDS = 10, 60
@@ -118,11 +118,7 @@ class Store:
 
     def _write(self, key: str, data: bytes) -> None:
         if "file" in self.files.protocol:  # else half of it could be seen
-            path = Path(self._path(key))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f".{path.name}.{os.getpid()}")
-            part.write_bytes(data)
-            part.replace(path)
+            replace_file(Path(self._path(key)), data)
         else:
             self.files.pipe_file(self._path(key), data)
 
@@ -199,14 +195,6 @@ class Store:
             if place.stat().st_size == about["bytes"] and file_hash(place) == about["sha256"]:
                 return
         raise Damaged(f"{self.uri}/{key}: is not what was written")
-
-
-def bring(store: Store, key: str, file: Path) -> Path:
-    """Bring one small object to this machine."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{os.getpid()}")
-    part.write_bytes(store.read(key))
-    return part.replace(file)
 
 
 def describe_files(folder: Path, files: list[Path]) -> dict[str, dict[str, Any]]:

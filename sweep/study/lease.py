@@ -38,6 +38,11 @@ TABLE = sql.Table(
 _CLOCKS = {"postgresql": "extract(epoch from clock_timestamp())", "mysql": "unix_timestamp(now(6))"}
 
 
+def clock_of(engine: sql.Engine) -> Any:
+    """The database's clock as a column: seconds since 1970."""
+    return sql.literal_column(_CLOCKS[engine.dialect.name], sql.Double)
+
+
 class LeaseLost(OutOfPatience):
     """Another driver has taken the sweep over; this one writes nothing more."""
 
@@ -53,7 +58,7 @@ class Lease:
     def __init__(self, engine: sql.Engine, study: str) -> None:
         self.engine, self.study, self.fence = engine, study, 0
         self.owner = f"process {os.getpid()} on {platform.node()}, {uuid.uuid4().hex[:6]}"
-        self._clock: Any = sql.literal_column(_CLOCKS[engine.dialect.name], sql.Double)
+        self._clock = clock_of(engine)
         self._ended = threading.Event()
         self._lost = False
 

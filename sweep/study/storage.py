@@ -14,8 +14,8 @@ from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
 
-from paraphrase.core.errors import InputError
-from paraphrase.sweep.patience import OutOfPatience, first_line, patiently
+from paraphrase.core.errors import InputError, first_line
+from paraphrase.sweep.patience import OutOfPatience, patiently
 from paraphrase.sweep.settings.folder import without_password
 
 Value = TypeVar("Value")

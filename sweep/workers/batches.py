@@ -54,8 +54,7 @@ def _time_batches(sweep: SweepConfig, cache: str, gpus: float) -> dict[str, floa
 
     from paraphrase.sweep.workers.timing import time_batches
 
-    config = {"config": to_mapping(sweep.base_config()), "cache": cache, "store": sweep.store}
-    settings = worker_settings(sweep.resources, sweep.store) | config
+    settings = worker_settings(sweep) | {"config": to_mapping(sweep.base_config()), "cache": cache}
     try:
         # said here and not by `options`, the GPU makes Ray end the worker with its task, which frees the memory
         remote = ray.remote(num_cpus=sweep.resources.cpus_per_trial, num_gpus=gpus, max_retries=0)(time_batches)

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from paraphrase.core.errors import InputError
+from paraphrase.core.errors import InputError, first_line
 from paraphrase.core.home import home
 from paraphrase.core.terminal.console import say, waiting
 from paraphrase.sweep.patience import OutOfPatience
-from paraphrase.sweep.settings.config import Resources
+from paraphrase.sweep.settings.config import Resources, SweepConfig
 from paraphrase.sweep.store.caches import open_scratch
 
 OBJECT_STORE = 256 * 2**20  # bytes; results are small, and nothing else goes through the store
@@ -91,8 +91,7 @@ def cluster(resources: Resources) -> Iterator[None]:
             with waiting("connecting to the cluster" if address else "starting Ray"), _keeping_sigterm():
                 _connect(address)
     except ConnectionError as error:
-        first = str(error).splitlines()[0]
-        raise InputError(f"resources.address: no Ray cluster at {address}: {first}") from None
+        raise InputError(f"resources.address: no Ray cluster at {address}: {first_line(error)}") from None
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
         yield
@@ -137,6 +136,11 @@ def gpus_of_trial(resources: Resources, there: Mapping[str, float]) -> float:
     return 1.0 if there.get("GPU", 0) >= 1 else 0.0
 
 
+def bundle_of(resources: Resources, gpus: float) -> dict[str, float]:
+    """What a trial takes of a node, in Ray's words."""
+    return {"CPU": resources.cpus_per_trial} | ({"GPU": gpus} if gpus else {})
+
+
 def demand_gpus(resources: Resources, there: Mapping[str, float], device: str, spread: bool) -> None:
     """Refuse what would train on CPUs for ever, without a word, where GPUs are meant.
 
@@ -172,13 +176,12 @@ def concurrency(resources: Resources, there: Mapping[str, float], trials: int, g
         return min(resources.concurrency or trials, trials)
     gpus = gpus_of_trial(resources, there) if gpus is None else gpus
     fit = trials
-    for field, kind, needed in (("cpus", "CPU", resources.cpus_per_trial), ("gpus", "GPU", gpus)):
+    for kind, needed in bundle_of(resources, gpus).items():
         has = there.get(kind, 0)
-        if needed and int(has / needed + 1e-9) < 1:
+        if (fits := int(has / needed + 1e-9)) < 1:
             waits = "; `resources.wait_for` waits for nodes" if address_of(resources) else ""
-            raise InputError(f"resources.{field}_per_trial: {needed:g} do not fit; there are {has:g}{waits}")
-        if needed:
-            fit = min(fit, int(has / needed + 1e-9))
+            raise InputError(f"resources.{kind.lower()}s_per_trial: {needed:g} do not fit; there are {has:g}{waits}")
+        fit = min(fit, fits)
     return max(1, min(fit, resources.concurrency or fit, trials))
 
 
@@ -216,7 +219,7 @@ def await_nodes(resources: Resources, gpus: float) -> None:
 
     if not resources.wait_for:
         return
-    bundle = {"CPU": resources.cpus_per_trial} | ({"GPU": gpus} if gpus else {})
+    bundle = bundle_of(resources, gpus)
     group = placement_group([bundle])  # an autoscaler sees the demand
     wanted, began, said = ", ".join(f"{v:g} {k}" for k, v in bundle.items()), time.monotonic(), 0.0
     try:
@@ -231,9 +234,10 @@ def await_nodes(resources: Resources, gpus: float) -> None:
         remove_placement_group(group)
 
 
-def worker_settings(resources: Resources, store: str | None = None) -> dict[str, Any]:
-    """What a worker must know of the driver, for `enter`: `home` (None: the node's scratch), `cwd`, `threads` of a trial."""
-    return {"home": None if store else str(home()), "cwd": os.getcwd(), "threads": threads_of_trial(resources)}
+def worker_settings(sweep: SweepConfig) -> dict[str, Any]:
+    """What a worker must know of the driver: `store`, and for `enter` `home` (None: the node's scratch), `cwd`, `threads`."""
+    where = {"store": sweep.store, "home": None if sweep.store else str(home())}
+    return where | {"cwd": os.getcwd(), "threads": threads_of_trial(sweep.resources)}
 
 
 def threads_of_trial(resources: Resources) -> int:

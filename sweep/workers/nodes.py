@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from paraphrase.core.errors import InputError
+from paraphrase.core.errors import InputError, first_line
 from paraphrase.core.home import home
-from paraphrase.sweep.patience import first_line
+from paraphrase.sweep.record import facts
 from paraphrase.sweep.settings.config import SweepConfig
 from paraphrase.sweep.settings.folder import storage_url, tracking_uri
 from paraphrase.sweep.store.caches import open_scratch
@@ -30,12 +29,8 @@ class Node(NamedTuple):
     """First characters of its id in Ray."""
     versions: dict[str, str]
     """Of what must be the same everywhere."""
-    clock: float
-    """Seconds since 1970."""
     skew: float
     """Seconds that its clock is ahead of the driver's, as far as the call tells."""
-    gpus: int
-    """That torch sees, in a task without any."""
     sees_home: bool
     """Whether it sees the driver's home folder."""
     store: str
@@ -47,11 +42,8 @@ class Node(NamedTuple):
 
 
 def versions() -> dict[str, str]:
-    """Versions of what must be the same on all nodes."""
-    from importlib.metadata import version
-
-    names = ("paraphrase", "ray", "torch", "torchvision", "optuna")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+    """Versions of what must be the same on all nodes; without the code's own in git, which an installed package does not know."""
+    return {name: version for name, version in facts.versions().items() if name != "code"}
 
 
 def _answer(marker: str, store: str | None) -> dict[str, Any]:
@@ -95,9 +87,9 @@ def ask_nodes(store: str | None) -> list[Node]:
                 found = ray.get(answer, timeout=ANSWER_SECONDS)
             except (ray.exceptions.RayError, TimeoutError) as error:
                 raise InputError(f"node {name}: cannot run a task: {first_line(error)}") from None
-            early, late = began - found["clock"], found["clock"] - time.time()
-            skew = late if late > 0 else -early if early > 0 else 0.0
-            nodes.append(Node(name=name, skew=skew, gpus=int(node["Resources"].get("GPU", 0)), **found))
+            clock = found.pop("clock")
+            skew = clock - max(began, min(clock, time.time()))  # 0 if it was between question and answer
+            nodes.append(Node(name=name, skew=skew, **found))
         return nodes
     finally:
         marker.unlink()

@@ -5,16 +5,19 @@ The head of a cluster needs no CPU of its own for it, and neither the data set's
 
 from __future__ import annotations
 
+import functools
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from paraphrase.core.config import Config, from_mapping, to_mapping
-from paraphrase.core.errors import InputError, Interrupted
-from paraphrase.core.features.cache import FeatureCache, caches, load_cache, read_meta
+from paraphrase.core.errors import InputError, Interrupted, first_line
+from paraphrase.core.features.cache import FeatureCache, caches, load_cache
 from paraphrase.core.features.obtain import built_cache, open_cache
+from paraphrase.core.files import replace_file
 from paraphrase.core.terminal.console import waiting
-from paraphrase.sweep.patience import OutOfPatience, first_line
+from paraphrase.sweep.patience import OutOfPatience
 from paraphrase.sweep.settings.config import SweepConfig
 from paraphrase.sweep.store.caches import fetch_cache, publish_cache
 from paraphrase.sweep.store.objects import Store
@@ -30,6 +33,14 @@ def open_by_key(key: str, store: str | None) -> FeatureCache:
     return load_cache(fetch_cache(Store(store), key) if store else caches() / key)
 
 
+def open_published(config: Config, store: str | None, progress: bool = False) -> FeatureCache:
+    """The cache of a configuration, built on first use, and in the store afterwards where there is one."""
+    cache = open_cache(config, progress)
+    if store:
+        publish_cache(Store(store), cache.folder)
+    return cache
+
+
 class Tasks:
     """What a sweep computes besides its trials.
 
@@ -40,7 +51,12 @@ class Tasks:
 
     def __init__(self, sweep: SweepConfig, gpus: float | None = None) -> None:
         self.sweep, self.gpus = sweep, gpus
-        self._cache: FeatureCache | None = None
+        self.meta: dict[str, Any] = {}
+        """Description of the base configuration's cache, once that is there."""
+
+    @functools.cached_property
+    def _cache(self) -> FeatureCache:
+        return open_by_key(self.meta["key"], self.sweep.store)
 
     def _run(self, task: Callable[..., Any], doing: str, *arguments: Any) -> Any:
         """Run a task on the cluster.
@@ -51,11 +67,10 @@ class Tasks:
         """
         import ray
 
-        settings = worker_settings(self.sweep.resources, self.sweep.store)
         remote = ray.remote(num_cpus=self.sweep.resources.cpus_per_trial, num_gpus=self.gpus or 0, max_retries=3)(task)
         with waiting(f"{doing} on the cluster"):
             try:
-                return ray.get(remote.remote(settings, *arguments))
+                return ray.get(remote.remote(worker_settings(self.sweep), *arguments))
             except ray.exceptions.RayTaskError as error:
                 if isinstance(error.cause, InputError | Interrupted):
                     raise type(error.cause)(str(error.cause)) from None
@@ -63,36 +78,31 @@ class Tasks:
             except ray.exceptions.RayError as error:
                 raise OutOfPatience(f"{doing} on the cluster failed four times: {first_line(error)}") from None
 
-    def cache(self) -> dict[str, Any]:
-        """Description of the base configuration's cache, which is there afterwards for all trials.
+    def make_cache(self) -> None:
+        """Have the base configuration's cache where all trials find it.
 
         One that this home has already is published from here; else it is built where the task runs, which needs the images.
 
         Raises:
             InputError: if it cannot be built.
         """
-        config = self.sweep.base_config()
-        if self.gpus is None:
-            self._cache = open_cache(config)
-            if self.sweep.store:
-                publish_cache(Store(self.sweep.store), self._cache.folder)
-            return self._cache.meta
-        if self.sweep.store and (folder := built_cache(config)):
-            with waiting("publishing the feature cache"):
-                publish_cache(Store(self.sweep.store), folder)
-            return read_meta(folder)
-        return self._run(_build, "building the feature cache", to_mapping(config), self.sweep.store)
+        config, store = self.sweep.base_config(), self.sweep.store
+        if self.gpus is None or (store and built_cache(config)):
+            self._cache = open_published(config, store, progress=True)
+            self.meta = self._cache.meta
+        else:
+            self.meta = self._run(_build, "building the feature cache", to_mapping(config))
 
-    def baseline(self, key: str) -> dict[str, dict[str, float]]:
+    def baseline(self) -> dict[str, dict[str, float]]:
         """The rows of the performer and the controls."""
         if self.gpus is None:
             from paraphrase.core.measure.evaluation import baseline
 
             with waiting("measuring the performer"):
-                return baseline(self._opened(key))
-        return self._run(_measure, "measuring the performer", key, self.sweep.store)
+                return baseline(self._cache)
+        return self._run(_measure, "measuring the performer", self.meta["key"])
 
-    def pages(self, key: str, config: Config, explainer: Path, stored: str | None, pages: Sequence[Path]) -> None:
+    def pages(self, config: Config, explainer: Path, stored: str | None, pages: Sequence[Path]) -> None:
         """Draw the filter page and the gallery of an explainer.
 
         Args:
@@ -101,53 +111,43 @@ class Tasks:
             pages: the two files.
         """
         if self.gpus is None:
-            _draw(config, self._opened(key), explainer, pages)
+            _draw(config, self._cache, explainer, stored, self.sweep.store, pages)
             return
-        drawn = self._run(_draw_there, "drawing filters", key, self.sweep.store, to_mapping(config), str(explainer), stored)
+        drawn = self._run(_draw_there, "drawing filters", self.meta["key"], to_mapping(config), str(explainer), stored)
         for page, data in zip(pages, drawn, strict=True):
-            page.parent.mkdir(parents=True, exist_ok=True)
-            page.write_bytes(data)
-
-    def _opened(self, key: str) -> FeatureCache:
-        if self._cache is None or self._cache.meta["key"] != key:
-            self._cache = open_by_key(key, self.sweep.store)
-        return self._cache
+            replace_file(page, data)
 
 
-def _build(settings: Mapping[str, Any], config: dict[str, Any], store: str | None) -> dict[str, Any]:
+def _build(settings: Mapping[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     enter(settings)
-    cache = open_cache(from_mapping(Config, config), progress=False)
-    if store:
-        publish_cache(Store(store), cache.folder)
-    return cache.meta
+    return open_published(from_mapping(Config, config), settings["store"]).meta
 
 
-def _measure(settings: Mapping[str, Any], key: str, store: str | None) -> dict[str, dict[str, float]]:
+def _measure(settings: Mapping[str, Any], key: str) -> dict[str, dict[str, float]]:
     from paraphrase.core.measure.evaluation import baseline
 
     enter(settings)
-    return baseline(open_by_key(key, store))
+    return baseline(open_by_key(key, settings["store"]))
 
 
-def _draw_there(
-    settings: Mapping[str, Any], key: str, store: str | None, config: dict[str, Any], explainer: str, stored: str | None
-) -> list[bytes]:
-    import tempfile
-
+def _draw_there(settings: Mapping[str, Any], key: str, config: dict[str, Any], explainer: str, stored: str | None) -> list[bytes]:
     enter(settings)
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(explainer)
-        if store and stored:
-            place = Path(folder) / "explainer"
-            Store(store).get(stored, place)
         pages = [Path(folder) / "filters.png", Path(folder) / "gallery.html"]
-        _draw(from_mapping(Config, config), open_by_key(key, store), place, pages)
+        cache = open_by_key(key, settings["store"])
+        _draw(from_mapping(Config, config), cache, Path(explainer), stored, settings["store"], pages)
         return [page.read_bytes() for page in pages]
 
 
-def _draw(config: Config, cache: FeatureCache, explainer: Path, pages: Sequence[Path]) -> None:
+def _draw(
+    config: Config, cache: FeatureCache, explainer: Path, stored: str | None, store: str | None, pages: Sequence[Path]
+) -> None:
     from paraphrase.core.pictures.filters_page import draw_filters
     from paraphrase.core.pictures.gallery import draw_gallery
 
-    for draw, page in zip((draw_filters, draw_gallery), pages, strict=True):
-        draw(config, cache, explainer, page)
+    with tempfile.TemporaryDirectory() as folder:
+        if store and stored:
+            explainer = Path(folder) / "explainer"
+            Store(store).get(stored, explainer)
+        for draw, page in zip((draw_filters, draw_gallery), pages, strict=True):
+            draw(config, cache, explainer, page)

@@ -52,7 +52,7 @@ def time_batches(settings: Mapping[str, Any]) -> dict[int, float]:
     """Size of a batch -> seconds of an epoch, shared out to its trials; runs in a worker, on the trials' own resources.
 
     Args:
-        settings: `config`, `cache`, `store` and what `enter` takes, as a trial has them.
+        settings: `config`, `cache` and what `enter` takes, as a trial has them.
 
     Returns:
         Sizes from 1 as far as the device's memory goes; empty if this configuration cannot be trained.

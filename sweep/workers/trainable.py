@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray import tune
 
 from paraphrase.sweep.patience import OutOfPatience
 from paraphrase.sweep.settings.folder import EXPLAINER, checkpoints_of, trial_folder, trial_key
-from paraphrase.sweep.store.caches import publish_cache
 from paraphrase.sweep.store.objects import Store
 from paraphrase.sweep.workers.cluster import enter, is_leaving
-from paraphrase.sweep.workers.tasks import open_by_key
-
-if TYPE_CHECKING:
-    from paraphrase.core.config import Config
-    from paraphrase.core.features.cache import FeatureCache
+from paraphrase.sweep.workers.tasks import open_by_key, open_published
 
 
 def epochs_of(result: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
@@ -30,26 +25,32 @@ class ExplainerTrial(tune.Trainable):
     """Trains one explainer, or several as one batch. Its state is the checkpoint folder alone, so any process can go on.
 
     Its configuration: `number` of the first trial, `members` (of each trial its `number` and its resolved `config` as plain
-    data), `sweep`, `store`, `rungs` (epochs at which early stopping decides), `cache` (its key; None where the worker must find
-    or build it) and what `enter` takes. A step returns
-    `epoch` (counted by the training), `history` (pairs of a trial's number and every epoch that this process has not reported
-    yet; Ray Tune would flatten a mapping), for a single trial the metrics of the last epoch, `done`, `explainers` (pairs of a
-    trial's number and where it lies in the store), `ended` with a reason if the training cannot go on, and `halted` with a reason
-    if the whole sweep cannot. The first step after a resume trains nothing: it reports what was there, so that whoever records
-    can fill gaps and a scheduler can decide again.
+    data), `sweep`, `rungs` (epochs at which early stopping decides), `cache` (its key; None where the worker must find or build
+    it) and `worker_settings`. A step returns `epoch` (counted by the training), `history` (pairs of a trial's number and every
+    epoch that this process has not reported yet; Ray Tune would flatten a mapping), for a single trial the metrics of the last
+    epoch, `done`, `explainers` (pairs of a trial's number and where it lies in the store), `ended` with a reason if the training
+    cannot go on, and `halted` with a reason if the whole sweep cannot. The first step after a resume trains nothing: it reports
+    what was there, so that whoever records can fill gaps and a scheduler can decide again.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.checkpoints.close()
+        self._leave()
         self._begin(new_config)
         return True
 
     def node(self) -> str:
         """Id of the node that it runs on."""
         return ray.get_runtime_context().get_node_id()
+
+    def _leave(self) -> None:
+        """Where there is a store, leave nothing of a trial that has ended on this node."""
+        self.checkpoints.close()
+        if self.store:
+            for member in self.members:
+                shutil.rmtree(trial_folder(self.settings["sweep"], member["number"]), ignore_errors=True)
 
     def _begin(self, config: dict[str, Any]) -> None:
         enter(config)
@@ -69,23 +70,14 @@ class ExplainerTrial(tune.Trainable):
         config = self.configs[0]
         sections = (config.data, config.performer, config.cache)
         if getattr(self, "cache_of", None) != sections:
-            self.cache, self.cache_of = self._open_cache(config), sections
+            key, store = self.settings["cache"], self.settings["store"]
+            self.cache, self.cache_of = open_by_key(key, store) if key else open_published(config, store), sections
         if saved := self.checkpoints.open():
             self.training = Training.load(saved, config, self.cache)
         elif len(self.configs) > 1:
             self.training = Training.together(self.configs, self.cache)
         else:
             self.training = Training(config, self.cache)
-
-    def _open_cache(self, config: Config) -> FeatureCache:
-        if self.settings["cache"]:
-            return open_by_key(self.settings["cache"], self.settings["store"])
-        from paraphrase.core.features.obtain import open_cache
-
-        cache = open_cache(config, progress=False)
-        if self.store:
-            publish_cache(self.store, cache.folder)
-        return cache
 
     def step(self) -> dict[str, Any]:
         from paraphrase.core.errors import InputError
@@ -114,8 +106,8 @@ class ExplainerTrial(tune.Trainable):
             if self.store:
                 key = f"{trial_key(self.settings['sweep'], member['number'])}/{EXPLAINER}-{self.checkpoints.attempt:04d}"
                 self.store.put(folder, key)
-                shutil.rmtree(folder.parent, ignore_errors=True)  # of this node's scratch
                 keys.append((member["number"], key))
+        self._leave()
         return keys
 
     def _result(self) -> dict[str, Any]:

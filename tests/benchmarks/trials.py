@@ -75,7 +75,6 @@ def alone(trials: int) -> list[float]:
 
 def ours(trials: int, sampler: str) -> list[float]:
     """When our driver ended each trial, in study and MLflow."""
-    from paraphrase.core.config import to_mapping
     from paraphrase.sweep.driver import progress
     from paraphrase.sweep.driver.run import _open_tracker, _run_trials
     from paraphrase.sweep.driver.session import Session
@@ -101,8 +100,9 @@ def ours(trials: int, sampler: str) -> list[float]:
     study = open_study(sweep, storage_url(sweep), create=True)
     meta = {"dataset_fingerprint": "-", "performer_fingerprint": "-", "key": "-"}
     recorder = Recorder(_open_tracker(sweep, meta))
-    session = Session(sweep, study, recorder, Tasks(sweep), meta, time.monotonic(), 0.0)
-    assert to_mapping(sweep)
+    tasks = Tasks(sweep)
+    tasks.meta = meta
+    session = Session(sweep, study, recorder, tasks, time.monotonic(), 0.0)
     _run_trials(session)
     recorder.close()
     share = recorder.tracker.seconds / (times[-1] - times[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -23,6 +24,7 @@ from paraphrase.core.config import load_config, to_mapping
 from paraphrase.core.errors import InputError
 from paraphrase.core.features.obtain import open_cache
 from paraphrase.core.train.training import Training
+from paraphrase.sweep.commands import Sweep
 from paraphrase.sweep.driver.plan import _fits
 from paraphrase.sweep.driver.run import _warm_start
 from paraphrase.sweep.driver.searcher import BATCH, drop_leftovers
@@ -166,6 +168,26 @@ def test_interrupted_sweep_says_how_to_go_on_and_takes_a_larger_budget(home: Pat
     assert "sweep topped: not found" in paraphrase_here("sweep", "show", "topped").stderr
 
 
+def test_where_there_is_a_store_the_home_may_vanish(
+    home: Path, tmp_path: Path, ray_here: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARAPHRASE_SCRATCH", str(tmp_path / "scratch"))
+    file = write(tmp_path, "stored", trials=1)
+    where = [f"store={(tmp_path / 'store').as_uri()}", *(f"{k}=sqlite:///{tmp_path / k}.db" for k in ("storage", "tracking_uri"))]
+    ran = paraphrase_here("sweep", "run", str(file), *where)
+    assert ran.returncode == 0, ran.stderr
+    trial = trial_folder("stored", 0)
+    assert (trial / "filters.png").exists() and (trial / "explainer" / "explainer.safetensors").exists()
+    assert not list((tmp_path / "scratch" / "sweeps").glob("*/trials/*"))  # a node keeps nothing of a trial that has ended
+    shutil.rmtree(home / "sweeps")
+    again = paraphrase_here("sweep", "run", str(file), "--resume", "trials=2", *where)
+    assert again.returncode == 0, again.stderr
+    assert Sweep("stored").best().explainer.interp_widths == [8]
+    assert (tmp_path / "store" / "sweeps" / "stored" / "report" / "report.html").exists()
+    assert paraphrase_here("sweep", "delete", "stored").returncode == 0
+    assert not (tmp_path / "store" / "sweeps" / "stored").exists()
+
+
 def test_a_dry_run_says_that_the_data_are_not_there() -> None:
     ran = paraphrase_here("sweep", "run", "birds", "--dry-run", "base.data.path=nowhere")
     assert ran.returncode == 0 and ran.stdout.splitlines()[-1].startswith("data: there is no nowhere here")
@@ -212,8 +234,8 @@ def test_a_worker_killed_in_its_first_save_begins_anew(home: Path, tmp_path: Pat
     (folder / "checkpoint" / ".000001-0001.99").mkdir(parents=True)
     (folder / "checkpoint" / ".000001-0001.99" / "checkpoint.safetensors").write_bytes(b"half")
     member = {"number": 0, "config": to_mapping(sweep.base_config())}
-    place = {"sweep": "half", "store": None, "cache": None, "rungs": []}
-    trial = ExplainerTrial({"number": 0, "members": [member], **place, **worker_settings(sweep.resources)})
+    place = {"sweep": "half", "cache": None, "rungs": []}
+    trial = ExplainerTrial({"number": 0, "members": [member], **place, **worker_settings(sweep)})
     result = trial.step()
     assert "ended" not in result and result["epoch"] == 1
 

@@ -89,7 +89,6 @@ def test_uploads_do_not_follow_each_other_closely(tmp_path: Path) -> None:
     until(lambda: store.whole("t/000001-0001"))
     mine.save(4, state("after 4"), urgent=True)
     mine.close()
-    mine._thread.join()  # type: ignore[union-attr]
     assert sorted(mine._there()) == ["000001-0001", "000004-0001"]
 
 

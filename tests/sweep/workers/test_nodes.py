@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from paraphrase.sweep.workers.nodes import Node, ask_nodes, refuse_sqlite, versi
 
 
 def node(**changes: Any) -> Node:
-    good = Node("abc", versions(), time.time(), 0.0, 0, True, "", "", 50.0)
+    good = Node("abc", versions(), 0.0, True, "", "", 50.0)
     return good._replace(**changes)
 
 
