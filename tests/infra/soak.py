@@ -9,8 +9,6 @@ MLflow away, the store away, the driver killed (its home removed with it), the d
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import os
 import random
 import shutil
@@ -19,11 +17,14 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
-import yaml
-from commands import SMALL, command
+from commands import check_runs, command, exported, small_sweep
 from up import Local
+
+from paraphrase.sweep.record.tracking import open_client
+from paraphrase.sweep.store.objects import Store
 
 EPOCHS = 40
 AWAY = (2.0, 12.0)
@@ -65,9 +66,6 @@ class Storm:
         self.driver = self._drive()
         return False
 
-    def _away(self) -> None:
-        time.sleep(self.random.uniform(*AWAY))
-
     def _new_node(self, number: int) -> None:
         self.nodes.remove(number)
         self.nodes.append(self.it.start_node())
@@ -96,20 +94,19 @@ class Storm:
     def postgres_restarts(self) -> None:
         self.it.restart_postgres()
 
+    def _away(self, stop: Callable[[], None], start: Callable[[], None]) -> None:
+        stop()
+        time.sleep(self.random.uniform(*AWAY))
+        start()
+
     def postgres_away(self) -> None:
-        self.it.stop_postgres()
-        self._away()
-        self.it.start_postgres()
+        self._away(self.it.stop_postgres, self.it.start_postgres)
 
     def mlflow_away(self) -> None:
-        self.it.stop_mlflow()
-        self._away()
-        self.it.start_mlflow()
+        self._away(self.it.stop_mlflow, self.it.start_mlflow)
 
     def store_away(self) -> None:
-        self.it.stop_store()
-        self._away()
-        self.it.start_store()
+        self._away(self.it.stop_store, self.it.start_store)
 
     def driver_killed(self) -> None:
         """A driver's pod is gone, with its home."""
@@ -134,27 +131,13 @@ class Storm:
                 self.done[fault.__name__] += 1
 
 
-def rows(name: str) -> list[dict[str, str]]:
-    """Of `sweep export`, without what takes different time."""
-    text = subprocess.run(command("sweep", "export", name), capture_output=True, text=True, check=True).stdout
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(io.StringIO(text))]
-
-
-def check_runs(it: Local, trials: int) -> None:
-    """Each trial has one run, each series no gap and no double, each explainer is whole."""
-    from paraphrase.sweep.record.tracking import open_client
-    from paraphrase.sweep.store.objects import Store
-
-    client, store = open_client(it.tracking_uri), Store(it.store)
-    experiment = client.get_experiment_by_name("paraphrase")
-    runs = client.search_runs([experiment.experiment_id], "tags.study = 'storm'", max_results=1000)
-    assert Counter(r.data.tags["kind"] for r in runs) == {"sweep": 1, "trial": trials}
-    for run in (r for r in runs if r.data.tags["kind"] == "trial"):
-        steps = [m.step for m in client.get_metric_history(run.info.run_id, "p")]
-        assert sorted(steps) == list(range(1, EPOCHS + 1)), (run.info.run_name, steps)
-        assert run.info.status == "FINISHED"
-        with tempfile.TemporaryDirectory() as folder:
-            store.get(run.data.tags["explainer_uri"].removeprefix(f"{it.store}/"), Path(folder) / "explainer")
+def check(it: Local, trials: int) -> None:
+    """Runs, explainers and store are whole, and nothing else is left."""
+    store = Store(it.store)
+    for run in check_runs(open_client(it.tracking_uri), "storm", trials, EPOCHS):
+        if run.data.tags["kind"] == "trial":
+            with tempfile.TemporaryDirectory() as folder:
+                store.get(run.data.tags["explainer_uri"].removeprefix(f"{it.store}/"), Path(folder) / "explainer")
     assert not [key for key in store.keys("sweeps/storm/trials") if "/checkpoint/" in key]
 
 
@@ -168,19 +151,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="soak-") as place:
         folder = Path(place)
         os.environ["PARAPHRASE_HOME"] = str(folder / "quiet")
-        sweep = {
-            "base": SMALL | {"train": {"epochs": EPOCHS, "batch_size": 32}, "explainer": {"interp_widths": [8]}},
-            "space": {"loss.eta": {"type": "float", "low": 0.3, "high": 3.0, "log": True}},
-            "objectives": {"reconstruction_error": "minimize"},
-            "sampler": "random",
-            "trials": arguments.trials,
-            "resources": {"concurrency": 2},
-        }
-        file, log = folder / "storm.yaml", folder / "log"
-        file.write_text(yaml.safe_dump(sweep))
+        file = small_sweep(folder, "storm", EPOCHS, {"concurrency": 2}, sampler="random", trials=arguments.trials)
+        log = folder / "log"
         began = time.monotonic()
         subprocess.run(command("sweep", "run", str(file), "--name", "quiet"), check=True, capture_output=True)
-        quiet, expected = time.monotonic() - began, rows("quiet")
+        quiet, expected = time.monotonic() - began, exported("quiet")
         with Local(folder / "local", nodes=2, parts=("postgres", "store", "mlflow", "ray")) as it:
             os.environ.update(it.environment)
             where = [f"storage={it.storage}", f"tracking_uri={it.tracking_uri}", f"store={it.store}"]
@@ -195,8 +170,8 @@ def main() -> None:
             finally:
                 storm.driver.kill()
             os.environ["PARAPHRASE_HOME"] = str(home)
-            assert rows("storm") == expected, "the storm left something else than a quiet sweep"
-            check_runs(it, arguments.trials)
+            assert exported("storm") == expected, "the storm left something else than a quiet sweep"
+            check(it, arguments.trials)
         took = time.monotonic() - began
         print(
             f"{arguments.trials} trials: {quiet:.0f} s in quiet, {took:.0f} s with {storm.drives} drivers and {dict(storm.done)}"

@@ -6,8 +6,6 @@ The numbers are those of `docs/clusters/faults.md`, where each fault has its out
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import os
 import shutil
 import signal
@@ -15,15 +13,13 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
 import sqlalchemy as sql
-import yaml
-from commands import PATIENCE, SMALL, command, paraphrase_here
+from commands import PATIENCE, check_runs, command, exported, small_sweep, until
 from mlflow.tracking import MlflowClient
 from parts import missing
 from proxy import Proxy
@@ -202,7 +198,7 @@ def record(recorder: Recorder, number: int) -> None:
     recorder.end_trial(number, "complete", None, [], 2_000, {})
 
 
-def check_runs(it: Local, name: str, trials: int) -> None:
+def check_record(it: Local, name: str, trials: int) -> None:
     """Each trial has one run, each series no gap and no double."""
     client: MlflowClient = open_client(it.tracking_uri)
     experiment = client.get_experiment_by_name("faults")
@@ -228,7 +224,7 @@ def test_16_mlflow_away_keeps_nobody_waiting_and_all_is_written_afterwards(serve
         servers.start_mlflow()
     recorder.close()
     assert not recorder.behind and sorted(recorder.written.get() for _ in range(3)) == [0, 1, 2]
-    check_runs(servers, "away", 3)
+    check_record(servers, "away", 3)
 
 
 @pytest.mark.parametrize("request_", [b"runs/create", b"runs/log-batch", b"runs/update"])
@@ -244,7 +240,7 @@ def test_17_a_run_is_made_once_although_the_reply_is_lost(servers: Local, reques
         recorder.close()
     finally:
         proxy.close()
-    check_runs(servers, name, 2)
+    check_record(servers, name, 2)
 
 
 def test_19_a_wrong_password_is_named_before_anything_is_written(servers: Local, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,31 +298,15 @@ def test_25_credentials_that_are_refused_stop_at_once_and_are_not_printed(
 # --- whole sweeps
 
 
-def sweep_file(folder: Path) -> Path:
-    sweep = {
-        "base": SMALL | {"train": {"epochs": EPOCHS, "batch_size": 32}, "explainer": {"interp_widths": [8]}},
-        "space": {"loss.eta": {"type": "float", "low": 0.3, "high": 3.0, "log": True}},
-        "objectives": {"reconstruction_error": "minimize"},
-        "sampler": "random",
-        "trials": TRIALS,
-        "resources": {"concurrency": 2},
-    }
-    file = folder / "stormy.yaml"
-    file.write_text(yaml.safe_dump(sweep))
-    return file
-
-
-def until(condition: Callable[[], Any], process: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)
-
-
-def rows(text: str) -> list[dict[str, str]]:
-    """Of `sweep export`, without what takes different time."""
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(io.StringIO(text))]
+@contextlib.contextmanager
+def all_parts(folder: Path, monkeypatch: pytest.MonkeyPatch, nodes: int) -> Iterator[tuple[Local, Path, list[str]]]:
+    """A cluster with all that it needs, whose addresses are in the environment; a small sweep, and where it is to be kept."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    file = small_sweep(folder, "stormy", EPOCHS, {"concurrency": 2}, sampler="random", trials=TRIALS)
+    with Local(folder / "local", nodes=nodes, parts=ALL) as it:
+        for name, value in it.environment.items():
+            monkeypatch.setenv(name, value)
+        yield it, file, [f"storage={it.storage}", f"tracking_uri={it.tracking_uri}", f"store={it.store}"]
 
 
 def test_a_sweep_through_lost_nodes_servers_and_drivers_ends_as_a_quiet_one(
@@ -334,16 +314,13 @@ def test_a_sweep_through_lost_nodes_servers_and_drivers_ends_as_a_quiet_one(
 ) -> None:
     """Faults 1, 2, 8, 11, 16 and 22 in one sweep, whose driver's home is gone when the next one begins."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    file, log = sweep_file(tmp_path), tmp_path / "log"
-    quiet = subprocess.run(command("sweep", "run", str(file), "--name", "quiet"), capture_output=True, text=True)
+    file, log = small_sweep(tmp_path, "quiet", EPOCHS, {"concurrency": 2}, sampler="random", trials=TRIALS), tmp_path / "log"
+    quiet = subprocess.run(command("sweep", "run", str(file)), capture_output=True, text=True)
     assert quiet.returncode == 0, quiet.stderr
-    expected = rows(paraphrase_here("sweep", "export", "quiet").stdout)
-    with Local(tmp_path / "local", nodes=2, parts=ALL) as it:
+    expected = exported("quiet")
+    with all_parts(tmp_path, monkeypatch, nodes=2) as (it, file, where):
         home = tmp_path / "driver"
-        for name, value in it.environment.items():
-            monkeypatch.setenv(name, value)
         environment = {**os.environ, "PARAPHRASE_HOME": str(home)}
-        where = [f"storage={it.storage}", f"tracking_uri={it.tracking_uri}", f"store={it.store}"]
         run = command("sweep", "run", str(file), "--resume", *where)
 
         def drive() -> subprocess.Popen:
@@ -373,16 +350,10 @@ def test_a_sweep_through_lost_nodes_servers_and_drivers_ends_as_a_quiet_one(
         assert driver.wait(PATIENCE) == 0, log.read_text()
         assert "waiting for the lease" in log.read_text()
         monkeypatch.setenv("PARAPHRASE_HOME", str(home))
-        found = rows(paraphrase_here("sweep", "export", "stormy").stdout)
-        assert found == expected
-        client = open_client(it.tracking_uri)
-        experiment = client.get_experiment_by_name("paraphrase")
-        runs = client.search_runs([experiment.experiment_id], "tags.study = 'stormy'")
-        assert Counter(r.data.tags["kind"] for r in runs) == {"sweep": 1, "trial": TRIALS}
-        for trial in (r for r in runs if r.data.tags["kind"] == "trial"):
-            steps = [m.step for m in client.get_metric_history(trial.info.run_id, "p")]
-            assert sorted(steps) == list(range(1, EPOCHS + 1)) and trial.info.status == "FINISHED"
-            assert trial.data.tags["explainer_uri"].startswith(f"{it.store}/sweeps/stormy/trials/")
+        assert exported("stormy") == expected
+        for run_ in check_runs(open_client(it.tracking_uri), "stormy", TRIALS, EPOCHS):
+            if run_.data.tags["kind"] == "trial":
+                assert run_.data.tags["explainer_uri"].startswith(f"{it.store}/sweeps/stormy/trials/")
         keys = store.keys("sweeps/stormy/trials")
         assert not [key for key in keys if "/checkpoint/" in key]
         again = subprocess.run(run, env=environment, capture_output=True, text=True)
@@ -392,12 +363,8 @@ def test_a_sweep_through_lost_nodes_servers_and_drivers_ends_as_a_quiet_one(
 def test_31_and_32_a_cluster_without_nodes_is_waited_for_and_gpus_that_never_come_are_an_error(
     furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    file, log = sweep_file(tmp_path), tmp_path / "log"
-    with Local(tmp_path / "local", nodes=0, parts=ALL) as it:
-        for name, value in it.environment.items():
-            monkeypatch.setenv(name, value)
-        where = [f"storage={it.storage}", f"tracking_uri={it.tracking_uri}", f"store={it.store}"]
+    log = tmp_path / "log"
+    with all_parts(tmp_path, monkeypatch, nodes=0) as (it, file, where):
         small = ["trials=2", "base.train.epochs=2", "sampler=random", *where]
 
         def sweep(*more: str) -> list[str]:
@@ -424,12 +391,8 @@ def test_31_and_32_a_cluster_without_nodes_is_waited_for_and_gpus_that_never_com
 def test_5_a_node_that_is_announced_to_go_is_saved_to_the_store_at_once_and_costs_no_retry(
     furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    file, log = sweep_file(tmp_path), tmp_path / "log"
-    with Local(tmp_path / "local", nodes=1, parts=ALL) as it:
-        for name, value in it.environment.items():
-            monkeypatch.setenv(name, value)
-        where = [f"storage={it.storage}", f"tracking_uri={it.tracking_uri}", f"store={it.store}"]
+    log = tmp_path / "log"
+    with all_parts(tmp_path, monkeypatch, nodes=1) as (it, file, where):
         settings = ["trials=1", "base.train.epochs=100", "max_retries=0", *where]
         driver = subprocess.Popen(command("sweep", "run", str(file), *settings), stdout=log.open("w"), stderr=subprocess.STDOUT)
         store = Store(it.store)
@@ -445,19 +408,15 @@ def test_5_a_node_that_is_announced_to_go_is_saved_to_the_store_at_once_and_cost
         it.start_node()
         it.kill_node(1)
         assert driver.wait(PATIENCE) == 0, log.read_text()
-        (row,) = rows(paraphrase_here("sweep", "export", "stormy").stdout)
+        (row,) = exported("stormy")
         assert (row["state"], row["epochs"]) == ("complete", "100")
 
 
 def test_35_a_node_that_fails_three_trials_in_a_row_is_left_out(
     furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    file, log = sweep_file(tmp_path), tmp_path / "log"
-    with Local(tmp_path / "local", nodes=2, parts=ALL) as it:
-        for name, value in it.environment.items():
-            monkeypatch.setenv(name, value)
-        where = [f"storage={it.storage}", f"tracking_uri={it.tracking_uri}", f"store={it.store}"]
+    log = tmp_path / "log"
+    with all_parts(tmp_path, monkeypatch, nodes=2) as (it, file, where):
         settings = ["trials=7", "max_retries=0", *where]
         driver = subprocess.Popen(command("sweep", "run", str(file), *settings), stdout=log.open("w"), stderr=subprocess.STDOUT)
         bad = it.cluster.nodes[1]
@@ -468,5 +427,5 @@ def test_35_a_node_that_fails_three_trials_in_a_row_is_left_out(
                         os.kill(pid, signal.SIGKILL)
             time.sleep(0.2)
         assert driver.returncode == 0 and "3 trials in a row failed there; it is left out" in log.read_text(), log.read_text()
-        states = Counter(row["state"] for row in rows(paraphrase_here("sweep", "export", "stormy").stdout))
+        states = Counter(row["state"] for row in exported("stormy"))
         assert states["failed"] <= 4 and states["complete"] >= 3

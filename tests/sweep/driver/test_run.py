@@ -8,16 +8,12 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from commands import PATIENCE, SMALL, command, paraphrase, paraphrase_here
-from mlflow.tracking import MlflowClient
+from commands import PATIENCE, SMALL, check_runs, command, paraphrase, paraphrase_here, small_sweep, until
 from optuna.trial import TrialState
 
 from paraphrase.core.config import load_config, to_mapping
@@ -47,34 +43,6 @@ def home(furnished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return furnished
 
 
-def write(folder: Path, name: str, resources: dict[str, Any] | None = None, **changes: Any) -> Path:
-    """The file of a small sweep, one trial at a time: a worker takes longer to start than its trials to train.
-
-    It has one objective, since figures of all pairs take longer to draw than its trials to train.
-    """
-    sweep = {
-        "base": SMALL | {"train": {"epochs": EPOCHS, "batch_size": 32}, "explainer": {"interp_widths": [8]}},
-        "space": {"loss.eta": {"type": "float", "low": 0.3, "high": 3.0, "log": True}},
-        "objectives": {"reconstruction_error": "minimize"},
-        "trials": 4,
-        "resources": {"concurrency": 1} | (resources or {}),
-    } | changes
-    file = folder / f"{name}.yaml"
-    file.write_text(yaml.safe_dump(sweep))
-    return file
-
-
-def until(condition: Callable[[], Any], process: subprocess.Popen) -> Any:
-    """Wait until something holds while a process runs."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        assert process.poll() is None, "the driver ended too early"
-        time.sleep(0.05)
-    raise AssertionError("waited too long")
-
-
 def workers(parent: int) -> list[int]:
     """Trials' worker processes below a process: a driver, or this one where its Ray is used."""
     table = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout.splitlines()[1:]
@@ -94,28 +62,17 @@ def check_record(home: Path, name: str, trials: int, epochs: int = EPOCHS) -> di
     states = shown["trials"]
     assert states["complete"] + states["pruned"] + states["failed"] == trials
     assert states["running"] == states["waiting"] == 0
-    client: MlflowClient = open_client(f"sqlite:///{home / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("paraphrase")
-    runs = client.search_runs([experiment.experiment_id], f"tags.study = '{name}'")
-    assert Counter(r.data.tags["kind"] for r in runs) == {"sweep": 1, "trial": trials}
-    numbers = sorted(int(r.data.tags["trial_number"]) for r in runs if r.data.tags["kind"] == "trial")
-    assert numbers == list(range(trials))
-    for run in runs:
-        if run.data.tags.get("trial_state") != "complete":
-            continue
-        for key in ("p", "reconstruction_error", "fidelity", "loss_filter", "seconds"):
-            steps = [m.step for m in client.get_metric_history(run.info.run_id, key)]
-            assert sorted(steps) == list(range(1, epochs + 1)), (run.info.run_name, key, steps)
-        assert {"config.yaml", "explainer"} <= {a.path for a in client.list_artifacts(run.info.run_id)}
-    parent = next(r for r in runs if r.data.tags["kind"] == "sweep")
-    assert parent.info.status == "FINISHED"
+    client = open_client(f"sqlite:///{home / 'mlflow.db'}")
+    for run in check_runs(client, name, trials, epochs):
+        if run.data.tags.get("trial_state") == "complete":
+            assert {"config.yaml", "explainer"} <= {a.path for a in client.list_artifacts(run.info.run_id)}
     return shown
 
 
 def test_killed_driver_and_killed_worker_cost_nothing_but_time(home: Path, tmp_path: Path) -> None:
     epochs = 8
     base = SMALL | {"train": {"epochs": epochs, "batch_size": 16}, "explainer": {"interp_widths": [8]}}
-    file = write(tmp_path, "killed", base=base, trials=2, resources={"concurrency": 2})
+    file = small_sweep(tmp_path, "killed", base=base, trials=2, resources={"concurrency": 2})
     trials = home / "sweeps" / "killed" / "trials"
     driver = subprocess.Popen(command("sweep", "run", str(file)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until(lambda: list(trials.glob("*/checkpoint/0*/checkpoint.safetensors")), driver)
@@ -136,7 +93,7 @@ def test_a_trial_that_cannot_go_on_ends_alone_and_a_sweep_goes_on_only_as_it_was
     home: Path, tmp_path: Path, ray_here: str
 ) -> None:
     space = {"loss.eta": {"type": "categorical", "choices": [0.3, 1e39, 1.0]}}
-    file = write(tmp_path, "failing", space=space, trials=3, sampler="grid", resources={"trials_per_batch": 3})
+    file = small_sweep(tmp_path, "failing", space=space, trials=3, sampler="grid", resources={"trials_per_batch": 3})
     ran = paraphrase_here("sweep", "run", str(file))
     assert ran.returncode == 0, ran.stderr
     lines = ran.stdout.splitlines()
@@ -153,7 +110,7 @@ def test_a_trial_that_cannot_go_on_ends_alone_and_a_sweep_goes_on_only_as_it_was
 
 
 def test_interrupted_sweep_says_how_to_go_on_and_takes_a_larger_budget(home: Path, tmp_path: Path, on_ray_here: str) -> None:
-    file = write(tmp_path, "topped", trials=2)
+    file = small_sweep(tmp_path, "topped", trials=2)
     driver = subprocess.Popen(command("sweep", "run", str(file)), stderr=subprocess.PIPE, text=True)
     until(lambda: workers(os.getpid()), driver)
     driver.send_signal(signal.SIGINT)
@@ -172,7 +129,7 @@ def test_where_there_is_a_store_the_home_may_vanish(
     home: Path, tmp_path: Path, ray_here: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PARAPHRASE_SCRATCH", str(tmp_path / "scratch"))
-    file = write(tmp_path, "stored", trials=1)
+    file = small_sweep(tmp_path, "stored", trials=1)
     where = [f"store={(tmp_path / 'store').as_uri()}", *(f"{k}=sqlite:///{tmp_path / k}.db" for k in ("storage", "tracking_uri"))]
     ran = paraphrase_here("sweep", "run", str(file), *where)
     assert ran.returncode == 0, ran.stderr
@@ -198,13 +155,13 @@ def test_a_dry_run_says_that_the_data_are_not_there() -> None:
     [("warm_start=nobody", "sweep nobody: not found"), ("tracking_uri=nowhere://x", "tracking_uri: nowhere")],
 )
 def test_what_cannot_be_opened_leaves_nothing_behind(home: Path, tmp_path: Path, change: str, message: str) -> None:
-    refused = paraphrase_here("sweep", "run", str(write(tmp_path, "unborn")), change)
+    refused = paraphrase_here("sweep", "run", str(small_sweep(tmp_path, "unborn")), change)
     assert refused.returncode == 2 and message in refused.stderr
     assert not (home / "sweeps" / "unborn").exists()
 
 
 def test_a_warm_start_that_is_done_needs_its_source_no_more(home: Path, tmp_path: Path) -> None:
-    sweep = load_sweep(write(tmp_path, "warm"), ["warm_start=gone"])
+    sweep = load_sweep(small_sweep(tmp_path, "warm"), ["warm_start=gone"])
     study = open_study(sweep, storage_url(sweep), create=True)
     with pytest.raises(InputError, match="sweep gone: not found"):
         _warm_start(study, sweep)
@@ -213,14 +170,14 @@ def test_a_warm_start_that_is_done_needs_its_source_no_more(home: Path, tmp_path
 
 
 def test_a_dry_run_counts_gpus_as_the_run_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sweep = load_sweep(write(tmp_path, "dry", resources={"concurrency": None, "cpus_per_trial": 0.1}))
+    sweep = load_sweep(small_sweep(tmp_path, "dry", resources={"concurrency": None, "cpus_per_trial": 0.1}))
     assert _fits(sweep) == 4  # its budget
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     assert _fits(sweep) == 1
 
 
 def test_a_sweep_whose_tracking_store_is_gone_can_be_deleted(home: Path, tmp_path: Path) -> None:
-    sweep = load_sweep(write(tmp_path, "orphan"), ["tracking_uri=nowhere://x"])
+    sweep = load_sweep(small_sweep(tmp_path, "orphan"), ["tracking_uri=nowhere://x"])
     open_study(sweep, storage_url(sweep), create=True)
     write_yaml(sweep_folder("orphan") / "sweep.yaml", sweep)
     deleted = paraphrase_here("sweep", "delete", "orphan")
@@ -229,7 +186,7 @@ def test_a_sweep_whose_tracking_store_is_gone_can_be_deleted(home: Path, tmp_pat
 
 
 def test_a_worker_killed_in_its_first_save_begins_anew(home: Path, tmp_path: Path) -> None:
-    sweep = load_sweep(write(tmp_path, "half"), ["trials=1"])
+    sweep = load_sweep(small_sweep(tmp_path, "half"), ["trials=1"])
     folder = trial_folder("half", 0)
     (folder / "checkpoint" / ".000001-0001.99").mkdir(parents=True)
     (folder / "checkpoint" / ".000001-0001.99" / "checkpoint.safetensors").write_bytes(b"half")
@@ -241,7 +198,7 @@ def test_a_worker_killed_in_its_first_save_begins_anew(home: Path, tmp_path: Pat
 
 
 def test_what_a_killed_driver_left_of_ended_trials_is_deleted(home: Path, tmp_path: Path) -> None:
-    sweep = load_sweep(write(tmp_path, "left"))
+    sweep = load_sweep(small_sweep(tmp_path, "left"))
     study = open_study(sweep, storage_url(sweep), create=True)
     trials = [study.ask() for _ in range(4)]
     for trial in trials[1:3]:
@@ -255,7 +212,7 @@ def test_what_a_killed_driver_left_of_ended_trials_is_deleted(home: Path, tmp_pa
 
 
 def test_bad_data_leaves_nothing_behind(home: Path, tmp_path: Path) -> None:
-    file = write(tmp_path, "bad", base={"data": {"source": "cub", "path": str(tmp_path / "nowhere")}})
+    file = small_sweep(tmp_path, "bad", base={"data": {"source": "cub", "path": str(tmp_path / "nowhere")}})
     ran = paraphrase_here("sweep", "run", str(file))
     assert ran.returncode == 2 and len(ran.stderr.strip().splitlines()) == 1
     assert not (home / "sweeps" / "bad").exists()
@@ -272,7 +229,7 @@ def arms_sweep(folder: Path, name: str, seeds: int = 2, masks: tuple[str, ...] =
     base = SMALL | {"train": {"epochs": EPOCHS, "batch_size": 32}, "explainer": {"interp_widths": [8]}}
     base |= {"loss": {"lambda_r": 0.0, "lambda_m": 0.0, "lambda_g": 0.0, "kappa": 1.5, "eta": 1.4}}
     trials = 2 * len(masks) * seeds
-    return write(folder, name, base=base, space=space, sampler="grid", trials=trials, resources=resources)
+    return small_sweep(folder, name, base=base, space=space, sampler="grid", trials=trials, resources=resources)
 
 
 def batches(name: str) -> set[tuple[int, ...]]:
@@ -340,7 +297,7 @@ def test_trials_that_fit_are_asked_of_the_cluster_at_once(home: Path, tmp_path: 
     held = placement_group([{"CPU": 1}] * int(ray.cluster_resources()["CPU"]))
     ray.get(held.ready())
     try:
-        file = write(tmp_path, "demand", trials=2, resources={"concurrency": 2})
+        file = small_sweep(tmp_path, "demand", trials=2, resources={"concurrency": 2})
         driver = subprocess.Popen(command("sweep", "run", str(file)), stderr=subprocess.DEVNULL)
         until(lambda: [group["state"] for group in placement_group_table().values()].count("PENDING") == 2, driver)
     finally:
@@ -351,7 +308,7 @@ def test_trials_that_fit_are_asked_of_the_cluster_at_once(home: Path, tmp_path: 
 
 def test_batches_keep_to_the_budget(home: Path, tmp_path: Path, ray_here: str) -> None:
     start = [{"loss.eta": eta} for eta in (0.4, 0.5, 0.6, 0.7)]
-    file = write(tmp_path, "budget", start=start, trials=2, resources={"trials_per_batch": 8})
+    file = small_sweep(tmp_path, "budget", start=start, trials=2, resources={"trials_per_batch": 8})
     ran = paraphrase_here("sweep", "run", str(file))
     assert ran.returncode == 0, ran.stderr
     shown = json.loads(paraphrase_here("sweep", "show", "budget", "--json").stdout)["trials"]

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import until
 
 from paraphrase.sweep.store import checkpoints as module
 from paraphrase.sweep.store.checkpoints import Checkpoints
@@ -21,13 +21,6 @@ def state(text: str) -> Callable[[Path], None]:
 
 def content(folder: Path | None) -> str | None:
     return folder and (folder / "checkpoint.safetensors").read_text()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_the_newest_is_found_again_and_two_are_kept(tmp_path: Path) -> None:
