@@ -45,8 +45,8 @@ class Trial:
     its `filters.png`."""
     config: Config
     """Everything that determines it."""
-    stored: str | None = None
-    """Address of its explainer in the sweep's store."""
+    stored: tuple[str, str] | None = None
+    """The sweep's store and the key of its explainer there."""
 
     @property
     def explainer(self) -> Explainer:
@@ -67,9 +67,9 @@ class Trial:
         """
         folder = self.folder / EXPLAINER
         if self.stored and not (folder / WEIGHTS).exists():
-            store, _, name = self.stored.rpartition("/sweeps/")
+            store, key = self.stored
             try:
-                Store(store).get(f"sweeps/{name}", folder)
+                Store(store).get(key, folder)
             except Damaged as error:
                 raise InputError(f"trial {self.number}: {error}") from None
         return folder
@@ -150,7 +150,7 @@ class Sweep:
         config = resolve(trial.params, self.config.space, to_mapping(self.config.base_config()))
         folder = trial_folder(self.name, trial.number)
         key = trial.user_attrs.get(STORED)
-        stored = f"{self.config.store}/{key}" if self.config.store and key else None
+        stored = (self.config.store, key) if self.config.store and key else None
         return Trial(trial.number, dict(trial.params), metrics_of(trial), folder, config, stored)
 
     @property

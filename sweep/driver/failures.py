@@ -1,4 +1,4 @@
-"""Why trials fail, as Ray Tune keeps it."""
+"""Why trials fail, as Ray Tune notes it: its text is read, never its pickled error, which anyone might have put there."""
 
 from __future__ import annotations
 
@@ -6,31 +6,28 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ray import cloudpickle
-from ray.exceptions import ActorUnavailableError, RayActorError
+NOTED = re.compile(r"^Failure # \d+ \(occurred at .*\)\n", re.MULTILINE)
+"""What Ray Tune writes before each failure of a trial."""
+ACTOR = re.compile(r"The actor (?!.*raised in its creation task)")
+"""How Ray begins where a worker is gone, and not its code the cause."""
+LOST = re.compile(r"The actor \S+ is unavailable|node (has )?died|node.{0,80}(dead|terminated|preempted)")
+"""Nobody there tells of the worker's end, or Ray knows of the node's."""
 
 
-def last_failure(tune_trial: Any) -> Exception | None:
-    """What a trial of Ray Tune failed of last, if it left word."""
-    file = Path(tune_trial.pickled_error_file) if tune_trial and tune_trial.pickled_error_file else None
-    return cloudpickle.loads(file.read_bytes()) if file and file.exists() else None
+def last_failure(tune_trial: Any) -> str:
+    """What a trial of Ray Tune failed of last, in Ray's words; empty: it left no word."""
+    file = Path(tune_trial.error_file) if tune_trial and tune_trial.error_file else None
+    return NOTED.split(file.read_text(errors="replace"))[-1].strip() if file and file.exists() else ""
 
 
-def is_lost(error: Exception | None) -> bool:
-    """Whether a trial failed because its node was lost: nobody there tells of its worker's end, or Ray knows of the node's."""
-    if isinstance(error, ActorUnavailableError):
-        return True
-    return isinstance(error, RayActorError) and bool(
-        re.search(r"node (has )?died|node.{0,80}(dead|terminated|preempted)", str(error))
-    )
+def is_lost(failure: str) -> bool:
+    """Whether a trial failed because its node was lost."""
+    return bool(ACTOR.match(failure) and LOST.search(failure))
 
 
 def last_error(tune_trial: Any) -> str:
     """Why a trial of Ray Tune failed last, in a line."""
-    error = last_failure(tune_trial)
-    if error is None:
-        return "no message"
-    if isinstance(error, RayActorError):
-        return "its node was lost" if is_lost(error) else "its worker died"
-    lines = str(error).strip().splitlines()
-    return lines[-1].strip() if lines else type(error).__name__
+    failure = last_failure(tune_trial)
+    if ACTOR.match(failure):
+        return "its node was lost" if is_lost(failure) else "its worker died"
+    return failure.splitlines()[-1].strip() if failure else "no message"

@@ -7,17 +7,25 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray import cloudpickle
-from ray.exceptions import ActorUnavailableError, RayActorError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
+from ray.tune.experiment import Trial
 
 from paraphrase.sweep.driver import searcher as module
-from paraphrase.sweep.driver.failures import last_error
+from paraphrase.sweep.driver.failures import is_lost, last_error, last_failure
 from paraphrase.sweep.driver.searcher import StudySearcher
 
 
-def trial_of(folder: Path, error: Exception) -> Any:
-    (folder / "error.pkl").write_bytes(cloudpickle.dumps(error))
-    return SimpleNamespace(pickled_error_file=str(folder / "error.pkl"))
+NO_CONTEXT = ActorDiedError()
+CREATION = RayActorError(error_msg="The actor died because of an error raised in its creation task, ray::f()\nModuleNotFoundError: x")
+
+
+def trial_of(folder: Path, *errors: Exception) -> Any:
+    """A trial of Ray Tune that failed so, as itself notes it."""
+    trial = Trial("trainable", stub=True)
+    trial.storage = SimpleNamespace(trial_driver_staging_path=str(folder))
+    for error in errors:
+        trial.handle_error(error)  # type: ignore[arg-type]
+    return trial
 
 
 @pytest.mark.parametrize(
@@ -26,12 +34,24 @@ def trial_of(folder: Path, error: Exception) -> Any:
         (ActorUnavailableError("RPC error: Socket closed", None), "its node was lost"),
         (RayActorError(error_msg="The actor died because its node has died."), "its node was lost"),
         (RayActorError(error_msg="The actor is dead because its worker process has died."), "its worker died"),
-        (ValueError("first\nlast"), "last"),
+        (NO_CONTEXT, "its worker died"),
+        (CREATION, "ModuleNotFoundError: x"),
+        (ValueError("first\nthe actor's node died"), "the actor's node died"),
     ],
 )
 def test_a_failure_is_said_in_a_line(tmp_path: Path, error: Exception, line: str) -> None:
-    assert last_error(trial_of(tmp_path, error)) == line
+    trial = trial_of(tmp_path, ValueError("earlier"), error)
+    assert last_error(trial) == line
+    assert is_lost(last_failure(trial)) is (line == "its node was lost")
     assert last_error(None) == "no message"
+
+
+def test_what_lies_pickled_in_the_session_folder_is_not_opened(tmp_path: Path) -> None:
+    trial = trial_of(tmp_path, ActorUnavailableError("RPC error", None))
+    assert (tmp_path / "error.pkl").exists()
+    (tmp_path / "error.pkl").write_bytes(b"cos\nsystem\n(S'touch " + bytes(tmp_path / "opened") + b"'\ntR.")
+    assert last_error(trial) == "its node was lost"
+    assert not (tmp_path / "opened").exists()
 
 
 def test_a_lost_node_is_forgiven_so_often_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,5 +60,5 @@ def test_a_lost_node_is_forgiven_so_often_and_no_more(tmp_path: Path, monkeypatc
     searcher.tune_trials = {"t": trial_of(tmp_path, ActorUnavailableError("RPC error", None))}
     searcher.live, searcher.lost = {"t": [SimpleNamespace(number=7)]}, {}  # type: ignore[list-item]
     assert [searcher.forgiven("t") for _ in range(3)] == [True, True, False]
-    searcher.tune_trials["t"] = trial_of(tmp_path, RayActorError(error_msg="its worker process has died"))
+    searcher.tune_trials["t"] = trial_of(tmp_path, RayActorError(error_msg="The actor is dead: its worker process has died"))
     assert not searcher.forgiven("t") and searcher.lost == {7: 3}
