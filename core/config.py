@@ -18,7 +18,9 @@ from paraphrase.core.objective.terms import LossConfig
 from paraphrase.core.schema import (
     RULES,
     Flag,
+    Place,
     Real,
+    Seed,
     Whole,
     apply_overrides,
     flatten,
@@ -53,7 +55,7 @@ class DataConfig:
     """Where the images come from: menagerie (drawn here), cub (CUB-200-2011 layout), imagefolder, pascal_part
     (Pascal-Part annotations of VOC 2010), coco_keypoints, or `module:function` of yours, which takes this section and returns
     `paraphrase.core.data.Source`."""
-    path: str | None = None
+    path: Place | None = None
     """Folder of the data set; menagerie needs none."""
     categories: list[str] = Field(default_factory=list)
     """Categories to use, in this order; empty: all of them."""
@@ -61,7 +63,7 @@ class DataConfig:
     """Single-category protocol: this category against random images of the others. Empty: multi-category."""
     landmarks: dict[str, list[str]] = Field(default_factory=dict)
     """Landmark name -> the source's parts whose visible ones are averaged; empty: every part of the source."""
-    seed: Whole = Field(default=0, ge=0)
+    seed: Seed = Field(default=0)
     """Seed of the drawn images and of every random split."""
     train_images: Whole = Field(default=2400, ge=2)
     """menagerie: number of training images."""
@@ -100,7 +102,7 @@ class FitConfig:
     hide: Real = Field(default=0.3, ge=0.0, lt=1.0)
     """Share of the 4 x 4 patches of each training image that are hidden at random (Hide-and-Seek, Singh and Lee, ICCV 2017), so
     that the performer learns to look at more than the easiest part; 0 turns it off."""
-    seed: Whole = Field(default=0, ge=0)
+    seed: Seed = Field(default=0)
     """Seed of initialisation, data order and augmentation."""
 
 
@@ -112,7 +114,7 @@ class PerformerConfig:
     working folder or PYTHONPATH. What it freezes stays frozen in the fit."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the factory."""
-    weights: str = "fit"
+    weights: Place = "fit"
     """fit (train on the data's categories, once, then kept), torchvision or timm (their weights, downloaded only then), or the
     folder of a fitted performer, or a .pth/.safetensors state dict or checkpoint to start the fit from. With `fit.epochs: 0` they
     are used as they are."""
@@ -193,7 +195,7 @@ class TrainConfig:
     """Decoupled weight decay of the weight matrices."""
     warmup: Real = Field(default=0.2, gt=0.0, le=0.9)
     """Share of the steps in which the learning rates rise."""
-    seed: Whole = Field(default=0, ge=0)
+    seed: Seed = Field(default=0)
     """Seed of the first replicate's initialisation and data order; replicate r has seed + r."""
     replicates: Whole = Field(default=1, ge=1, le=1024)
     """Runs of one configuration, each with its own seed, trained as one batched model."""

@@ -8,11 +8,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
 from paraphrase.core.errors import InputError
 
@@ -35,10 +38,30 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+NOT_SET = "not_set"
+
+
+def _expanded(text: str) -> str:
+    """A place without `~` and variables; one that is not set is an error, where the system would leave its name."""
+    if "://" in text:
+        head, sign, rest = text.partition(":///~/")
+        text = f"{head}:///{Path.home()}/{rest}" if sign else text
+    else:
+        text = os.path.expanduser(text)
+    missing = [a or b for a, b in re.findall(r"\$(?:(\w+)|\{(\w+)\})", text) if (a or b) not in os.environ]
+    if missing:
+        raise PydanticCustomError(NOT_SET, "the environment variable {name} is not set", {"name": missing[0]})
+    return os.path.expandvars(text)
+
+
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False), BeforeValidator(_number)]
 """A finite number; true and false are none."""
 Whole = Annotated[int, Field(strict=True), BeforeValidator(_whole)]
 """A whole number; true and false are none."""
+Seed = Annotated[Whole, Field(ge=0, le=2**32 - 1)]
+"""Of a generator of random numbers."""
+Place = Annotated[str, AfterValidator(_expanded)]
+"""A path or an address, in which `~` and `$NAME` are the user's home folder and environment variables."""
 Flag = Annotated[bool, Field(strict=True)]
 """true or false, and no text or number in their place."""
 Key = Annotated[str, BeforeValidator(str)]
@@ -151,6 +174,8 @@ def _in_words(error: Any, schema: Mapping[str, Any], path: str) -> str:
         case "greater_than_equal" | "greater_than" | "less_than_equal" | "finite_number":
             shown = float(value) if _not_null(node, schema).get("type") == "number" else value
             return f"{where}: {shown} is out of range; must be {describe_bounds(node, schema) or 'finite'}"
+        case type_ if type_ == NOT_SET:
+            return f"{where}: {error['msg']}"
         case "value_error":  # of fields that do not fit together; the text names them
             return f"{where}{'.' if where else ''}{error['msg'].removeprefix('Value error, ')}"
     return f"{where}: expected {describe(node, schema)}, got {value!r}"

@@ -8,7 +8,7 @@ import sys
 import paraphrase
 from paraphrase.ablations import cli as ablations_cli
 from paraphrase.core import cli as core_cli
-from paraphrase.core.errors import InputError, Interrupted
+from paraphrase.core.errors import InputError, Interrupted, Stopped
 from paraphrase.core.terminal.commands import with_examples
 from paraphrase.sweep import cli as sweep_cli
 
@@ -34,7 +34,7 @@ class _Version(argparse.Action):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, 1 where training cannot go on, 2 for bad input, 130 after an interruption.
+    """Entry point; returns the exit code: 0, 1 where nothing can be trained (on), 2 for bad input, 130 if interrupted.
 
     Args:
         arguments: of the command line; None: the process's own.
@@ -55,6 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"paraphrase: {error}", file=sys.stderr)
         return 2
+    except Stopped as error:
+        print(f"paraphrase: {error}", file=sys.stderr)
+        return 1
     except Interrupted as error:
         print(f"interrupted: {error}", file=sys.stderr)
         return 130

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from paraphrase.core.errors import InputError
 from paraphrase.core.terminal.commands import add_command
-from paraphrase.core.terminal.console import show_fields, show_table, waiting
+from paraphrase.core.terminal.console import say, show_fields, show_table, waiting
 
 if TYPE_CHECKING:
     from paraphrase.sweep.commands import Sweep
+    from paraphrase.sweep.settings.config import SweepConfig
     from paraphrase.sweep.study.results import Front
 
 INTERRUPTED = 130
@@ -74,7 +75,7 @@ def _add_sweep(commands: argparse._SubParsersAction) -> None:
     run.add_argument("file", help="YAML file, or the name of one that comes with the code: menagerie, birds, animals_voc")
     run.add_argument("overrides", nargs="*", metavar="path=value", help="fields on top: trials=20 base.loss.eta=0.5")
     run.add_argument("--name", help="name of the sweep (default: the file's)")
-    run.add_argument("--dry-run", action="store_true", help="print what would run and what it would cost")
+    run.add_argument("--dry-run", action="store_true", help="print what would run, what it would cost and what would stop it")
     run.add_argument("--resume", action="store_true", help="go on with the sweep if it exists already")
     run.add_argument("--skip-bad", action="store_true", help="go on without damaged images")
     _tables_can_be_wide(run)
@@ -86,9 +87,11 @@ def _add_sweep(commands: argparse._SubParsersAction) -> None:
         "go on with a sweep, to its budget or a larger one",
         "sweep resume mine",
         "sweep resume mine --trials 80 resources.concurrency=4",
+        "sweep resume mine --retry-failed",
     )
     resume.add_argument("name")
     resume.add_argument("--trials", type=int, help="new budget: number of trials that end")
+    resume.add_argument("--retry-failed", action="store_true", help="try failed trials again, each in its own place")
     resume.add_argument("overrides", nargs="*", metavar="resources.field=value", help="other resources: resources.concurrency=4")
     _tables_can_be_wide(resume)
     resume.set_defaults(run=_resume)
@@ -174,14 +177,22 @@ def _run(arguments: argparse.Namespace) -> int:
     sweep = load_sweep(find_sweep_file(arguments.file), overrides, arguments.name)
     with waiting("loading torch, ray and mlflow"):
         if arguments.dry_run:
-            from paraphrase.sweep.driver.plan import describe_plan
-
-            print(describe_plan(sweep))
-            return 0
+            return show_plan(sweep)
         from paraphrase.sweep.commands import run
 
         _load_what_trials_need()
     return _ended(run(sweep, resume=arguments.resume), arguments.wide)
+
+
+def show_plan(sweep: SweepConfig) -> int:
+    """Print what a sweep would run, and a line for each thing that would stop it; returns the exit code."""
+    from paraphrase.sweep.driver.plan import describe_plan, problems
+
+    print(describe_plan(sweep), flush=True)
+    found = problems(sweep)
+    for problem in found:
+        say(f"paraphrase: {problem}")
+    return 2 if found else 0
 
 
 def _load_what_trials_need() -> None:
@@ -231,7 +242,7 @@ def _resume(arguments: argparse.Namespace) -> int:
         from paraphrase.sweep.driver.run import resume_sweep
 
         _load_what_trials_need()
-    resume_sweep(arguments.name, arguments.trials, changes.get("resources"))
+    resume_sweep(arguments.name, arguments.trials, changes.get("resources"), arguments.retry_failed)
     return _ended(Sweep(arguments.name), arguments.wide)
 
 

@@ -11,10 +11,14 @@ import time
 from paraphrase.core.errors import InputError
 from paraphrase.core.home import home
 from paraphrase.core.terminal.console import waiting
-from paraphrase.sweep.record.tracking import SHARED_VIEW, open_client, quiet_mlflow
-from paraphrase.sweep.settings.folder import read_sweep, tracking_uri
+from paraphrase.sweep.record.tracking import SHARED_VIEW, open_client, quiet_mlflow, runs_of
+from paraphrase.sweep.settings.folder import artifact_root, read_sweep, tracking_uri, without_password
+from paraphrase.sweep.study.results import load
+from paraphrase.sweep.study.study import identity_of
 
 START_SECONDS = 60.0
+MODE = "workflowType=machine_learning"
+"""MLflow's pages of runs and charts; without it a browser shows those for language models first."""
 
 
 def free_port(first: int) -> int:
@@ -34,19 +38,17 @@ def free_port(first: int) -> int:
     raise InputError(f"--port {first}: must be a number from 1 to 65535 with a free port after it")
 
 
-def page(uri: str, experiment: str, study: str | None) -> str:
+def page(uri: str, experiment: str, identity: str | None) -> str:
     """The part of the address after the host: the experiment, or the sweep's run in it, or a suite's charts by arm."""
     client = open_client(uri)
     found = client.get_experiment_by_name(experiment)
     if found is None:
         return "/"
-    if study and SHARED_VIEW + study in found.tags:
-        return f"/#/experiments/{found.experiment_id}/runs?viewStateShareKey={study}&compareRunsMode=CHART"
-    if study:
-        runs = client.search_runs([found.experiment_id], f"tags.study = '{study}' and tags.kind = 'sweep'")
-        if runs:
-            return f"/#/experiments/{found.experiment_id}/runs/{runs[0].info.run_id}"
-    return f"/#/experiments/{found.experiment_id}/runs"
+    if identity and SHARED_VIEW + identity in found.tags:
+        return f"/#/experiments/{found.experiment_id}/runs?viewStateShareKey={identity}&compareRunsMode=CHART&{MODE}"
+    if identity and (runs := runs_of(client, found.experiment_id, identity, "kind = 'sweep'")):
+        return f"/#/experiments/{found.experiment_id}/runs/{runs[0].info.run_id}?{MODE}"
+    return f"/#/experiments/{found.experiment_id}/runs?{MODE}"
 
 
 def serve(name: str | None, port: int, browser: bool) -> int:
@@ -62,17 +64,19 @@ def serve(name: str | None, port: int, browser: bool) -> int:
         raise InputError(f"ui: nothing is recorded in {home()} yet; start a sweep, or set PARAPHRASE_HOME")
     with waiting("loading mlflow"):
         quiet_mlflow()
-        address = page(uri, experiment, name)
+        study = load(name)[1] if name else None
+        address = page(uri, experiment, identity_of(study) if study else None)
     if uri.startswith("http"):
-        print(f"{uri.rstrip('/')}{address}")
+        print(f"{without_password(uri).rstrip('/')}{address}")
         return 0
     port = free_port(port)
+    artifacts = (sweep and artifact_root(sweep)) or (home() / "mlartifacts").as_uri()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     server = subprocess.Popen(
-        [*command, "--backend-store-uri", uri, "--default-artifact-root", (home() / "mlartifacts").as_uri()],
+        [*command, "--default-artifact-root", artifacts],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        env=os.environ | {"MLFLOW_BACKEND_STORE_URI": uri},  # which may hold a password, and arguments are seen by all
     )
     try:
         with waiting("starting MLflow's server"):

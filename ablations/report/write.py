@@ -23,6 +23,7 @@ from paraphrase.sweep.report.page import Figure, Section, Table, format_cell
 from paraphrase.sweep.report.sweep_page import write_sweep_page
 from paraphrase.sweep.settings.folder import sweep_folder, tracking_uri
 from paraphrase.sweep.study.results import load
+from paraphrase.sweep.study.study import identity_of
 
 METHOD = (
     "Every arm is paired with the base by seed, performer and category. Low and high: 95 % interval of the paired difference, "
@@ -52,9 +53,10 @@ def write_suite_report(name: str) -> str:
     """Write a suite's tables, figures and page into its folder and MLflow; returns the table of comparisons as text."""
     written = write_tables(name)
     page = write_sweep_page(name, more=written.sections)
-    sweep, _ = load(name)
-    log_to_parent(tracking_uri(sweep), sweep.experiment, name, [*written.files, page])
-    share_grouped_view(tracking_uri(sweep), sweep.experiment, name, DIMENSION)
+    sweep, study = load(name)
+    assert study is not None  # of which the tables are
+    log_to_parent(tracking_uri(sweep), sweep.experiment, identity_of(study), [*written.files, page])
+    share_grouped_view(tracking_uri(sweep), sweep.experiment, identity_of(study), DIMENSION)
     return written.text
 
 

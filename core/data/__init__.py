@@ -20,12 +20,13 @@ from pathlib import Path
 from paraphrase.core.config import DataConfig
 from paraphrase.core.data import sources
 from paraphrase.core.data.checks import Checked, check_images, check_record
+from paraphrase.core.data.drawn.animals import CATEGORIES, LANDMARKS
 from paraphrase.core.data.protocol import against_others, choose_categories, merge_landmarks, require_images
 from paraphrase.core.data.records import WHOLE_IMAGE, Dataset, Record, Source, crop
 from paraphrase.core.errors import InputError
 from paraphrase.core.foreign import called
 
-__all__ = ["WHOLE_IMAGE", "Dataset", "Record", "Source", "crop", "load_dataset", "load_source"]
+__all__ = ["WHOLE_IMAGE", "Dataset", "Record", "Source", "crop", "load_dataset", "load_source", "outline"]
 
 
 def known_sources() -> list[str]:
@@ -69,13 +70,7 @@ def load_dataset(config: DataConfig) -> Dataset:
             `config.skip_bad` those are left out and listed in `skipped`, and only an empty category is an error.
     """
     source = load_source(config)
-    chosen = choose_categories(source, config)
-    position = {source_label: i for i, source_label in enumerate(chosen)}
-    splits = [
-        [replace(r, label=position[r.label]) for r in split if r.label in position] for split in (source.train, source.test)
-    ]
-    names, splits = merge_landmarks(source.parts, config.landmarks, splits)
-
+    chosen, names, splits = _chosen(source, config)
     checked = check_images([r.image for r in chain(*splits)])
     problems = list(source.problems)
     train, test = (_sound_records(split, checked, problems) for split in splits)
@@ -94,6 +89,34 @@ def load_dataset(config: DataConfig) -> Dataset:
 
     fingerprint = _fingerprint(categories, names, positive, train, test, checked)
     return Dataset(source.name, categories, names, train, test, positive, problems, fingerprint)
+
+
+def outline(config: DataConfig) -> list[str]:
+    """The categories that `load_dataset` would give; draws and decodes no image, and writes nothing.
+
+    Raises:
+        InputError: if there is no such source, data set, category or part, or an image's file is not there.
+    """
+    if config.source == "menagerie":  # its loader would draw it
+        source = Source(config.source, list(CATEGORIES), list(LANDMARKS), [], [])
+    else:
+        source = load_source(config)
+    chosen, _, splits = _chosen(source, config)
+    missing = [record.image for record in chain(*splits) if not record.image.is_file()]
+    if missing and not config.skip_bad:
+        raise InputError(_report([f"{image}: there is no such file" for image in missing]))
+    return [source.categories[i] for i in chosen] if config.single_category is None else ["other", source.categories[chosen[0]]]
+
+
+def _chosen(source: Source, config: DataConfig) -> tuple[list[int], list[str], list[list[Record]]]:
+    """Positions of the chosen categories, names of the merged landmarks, and the records of each split that belong to them."""
+    chosen = choose_categories(source, config)
+    position = {source_label: i for i, source_label in enumerate(chosen)}
+    splits = [
+        [replace(r, label=position[r.label]) for r in split if r.label in position] for split in (source.train, source.test)
+    ]
+    names, splits = merge_landmarks(source.parts, config.landmarks, splits)
+    return chosen, names, splits
 
 
 def _sound_records(records: list[Record], checked: dict[Path, Checked | str], problems: list[str]) -> list[Record]:

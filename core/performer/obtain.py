@@ -60,18 +60,55 @@ def obtain_performer(config: Config, dataset: Dataset, progress: bool = True) ->
     weights = config.performer.weights
     given = Path(weights)
     if weights not in WORDS and (given / ABOUT).exists():
-        return _read(given, config, dataset)
-    as_it_is = not config.performer.fit.epochs
-    if as_it_is and weights == "fit" and not is_factory(config.performer.arch):
-        raise InputError("performer.fit.epochs: 0 leaves the weights at random; give performer.weights")
+        return _read(given, config, dataset.categories)
+    _refuse_random(config)
     folder = fit_folder(config, dataset)
     if (folder / ABOUT).exists():
-        return _read(folder, config, dataset)
+        return _read(folder, config, dataset.categories)
     ready = _ready_made(config)
+    performer, frozen = _not_fitted(config, dataset.categories, ready)
+    if not config.performer.fit.epochs:
+        about = _as_it_is(performer, dataset, config, getattr(ready, "meta", {}).get("categories"))
+    else:
+        about = fit(performer, dataset, config, progress, frozen)
+    about |= {"dataset": dataset.name, "dataset_fingerprint": dataset.fingerprint, "config": to_mapping(config.performer)}
+    save_performer(performer.cpu(), folder, about)
+    return _read(folder, config, dataset.categories)
+
+
+def check_performer(config: Config, categories: list[str]) -> None:
+    """Whether there can be a performer of a configuration: built, its weights read and its layers found, but nothing fitted.
+
+    Weights that torchvision or timm would fetch are not fetched.
+
+    Raises:
+        InputError: what `obtain_performer` would say.
+    """
+    given = Path(config.performer.weights)
+    if config.performer.weights not in WORDS and (given / ABOUT).exists():
+        _read(given, config, categories)
+        return
+    _refuse_random(config)
+    _not_fitted(config, categories, None)
+
+
+def _refuse_random(config: Config) -> None:
+    if not config.performer.fit.epochs and config.performer.weights == "fit" and not is_factory(config.performer.arch):
+        raise InputError("performer.fit.epochs: 0 leaves the weights at random; give performer.weights")
+
+
+def _not_fitted(config: Config, categories: list[str], ready: object | None) -> tuple[Performer, set[str]]:
+    """The network before its fit, with the weights that it starts from, and the names of its frozen parameters.
+
+    Args:
+        ready: weights of torchvision or timm.
+    """
+    weights, as_it_is = config.performer.weights, not config.performer.fit.epochs
+    given = Path(weights)
     with torch.random.fork_rng():
         torch.manual_seed(config.performer.fit.seed)
         asked = config.performer
-        classes = len(dataset.categories)
+        classes = len(categories)
         network = build_network(asked.arch, None if as_it_is else classes, ready, asked.arguments, asked.head, asked.head_dropout)
         if as_it_is and weights not in WORDS:
             take_classes(given, network)
@@ -84,16 +121,10 @@ def obtain_performer(config: Config, dataset: Dataset, progress: bool = True) ->
     frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
     if len(frozen) == len(list(network.parameters())) and not as_it_is:
         raise InputError(f"performer.arch: all of {config.performer.arch} is frozen; use it as it is, performer.fit.epochs: 0")
-    performer = Performer(network, resolve_spec(config.performer, network), dataset.categories)
+    performer = Performer(network, resolve_spec(config.performer, network), categories)
     performer.check_layers()
     performer.receptive_field()  # before the fit: a layer without one could not be explained
-    if as_it_is:
-        about = _as_it_is(performer, dataset, config, getattr(ready, "meta", {}).get("categories"))
-    else:
-        about = fit(performer, dataset, config, progress, frozen)
-    about |= {"dataset": dataset.name, "dataset_fingerprint": dataset.fingerprint, "config": to_mapping(config.performer)}
-    save_performer(performer.cpu(), folder, about)
-    return _read(folder, config, dataset)
+    return performer, frozen
 
 
 def _as_it_is(performer: Performer, dataset: Dataset, config: Config, names: list[str] | None) -> dict[str, Any]:
@@ -146,12 +177,12 @@ def _classes_of(config: Config, categories: list[str], classes: int, names: list
     return found
 
 
-def _read(folder: Path, config: Config, dataset: Dataset) -> tuple[Performer, dict[str, Any]]:
+def _read(folder: Path, config: Config, categories: list[str]) -> tuple[Performer, dict[str, Any]]:
     """A performer that was fitted before, read at the layers that the configuration names."""
     saved, about = load_performer(folder)
     wanted = config.performer
-    if saved.categories != dataset.categories:
-        raise InputError(f"performer.weights: {folder} knows {saved.categories}, the data {dataset.categories}")
+    if saved.categories != categories:
+        raise InputError(f"performer.weights: {folder} knows {saved.categories}, the data {categories}")
     if wanted.arch != saved.spec.arch:
         raise InputError(f"performer.arch: {wanted.arch}, but {folder} holds {saved.spec.arch}")
     size = wanted.input_size or saved.spec.input_size

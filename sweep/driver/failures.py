@@ -12,6 +12,32 @@ ACTOR = re.compile(r"The actor (?!.*raised in its creation task)")
 """How Ray begins where a worker is gone, and not its code the cause."""
 LOST = re.compile(r"The actor \S+ is unavailable|node (has )?died|node.{0,80}(dead|terminated|preempted)")
 """Nobody there tells of the worker's end, or Ray knows of the node's."""
+ALIKE = 3
+"""Trials that must fail alike, one after another, for a sweep to be given up in which none has gone well."""
+
+
+class InARow:
+    """Counts failures that are no fault of a trial's values: a device that is not there, a full disk, a module that is missing.
+
+    Args:
+        hopeful: whether some trial went well already; then nothing is counted.
+    """
+
+    def __init__(self, hopeful: bool) -> None:
+        self.hopeful, self._cause, self._count = hopeful, "", 0
+
+    def ended(self, went_well: bool, reason: str | None) -> bool:
+        """A trial ended; whether the sweep is to be given up.
+
+        Args:
+            went_well: whether it was trained.
+            reason: why it failed, if that came from outside of the training.
+        """
+        self.hopeful = self.hopeful or went_well
+        cause = re.sub(r"0x[0-9a-f]+|\d+", "#", reason or "")  # numbers of trials and processes differ
+        self._count = self._count + 1 if cause and cause == self._cause else 1
+        self._cause = cause
+        return bool(cause) and not self.hopeful and self._count >= ALIKE
 
 
 def last_failure(tune_trial: Any) -> str:

@@ -1,59 +1,101 @@
-"""What a sweep would run and what it would cost; writes nothing."""
+"""What a sweep would run, what it would cost, and what would stop it; writes nothing."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
 
 from paraphrase.core.config import to_mapping
+from paraphrase.core.device import choose_device
 from paraphrase.core.errors import InputError
 from paraphrase.core.terminal.console import duration
+from paraphrase.sweep.record.tracking import open_client
 from paraphrase.sweep.settings.config import SweepConfig
-from paraphrase.sweep.settings.folder import storage_url, tracking_uri
+from paraphrase.sweep.settings.folder import read_sweep, shown, storage_url, store_of, tracking_uri, without_password
 from paraphrase.sweep.study.study import budget, refuse_existing
-from paraphrase.sweep.workers.cluster import concurrency, threads_of_trial
+from paraphrase.sweep.workers.cluster import address_of, concurrency, threads_of_trial
 
 
 def describe_plan(sweep: SweepConfig) -> str:
-    """The resolved sweep, where it would run, and its estimated time, measured on real steps if there is a cache.
-
-    Raises:
-        InputError: if there is a sweep of this name already.
-    """
-    refuse_existing(sweep)
-    mapping = to_mapping(sweep)
+    """The resolved sweep, where it would run, and its estimated time, measured on real steps if there is a cache."""
+    mapping = to_mapping(shown(sweep))
     mapping["space"] = {
         path: {k: v for k, v in d.items() if v not in (None, False, [], {})} for path, d in mapping["space"].items()
     }
-    at_once = _fits(sweep)
+    try:
+        at_once, cost = concurrency(sweep.resources, _this_machine(), budget(sweep)), None
+    except InputError:
+        at_once, cost = 1, "cost: not measured, it is meant for another machine"
     lines = [
         yaml.safe_dump(mapping, sort_keys=False, allow_unicode=True).rstrip(),
         "",
         f"trials: {budget(sweep)}, proposed by {sweep.sampler} over {len(sweep.space)} fields, {at_once} at once",
-        f"study: {storage_url(sweep)}",
-        f"MLflow: {tracking_uri(sweep)}, experiment {sweep.experiment}",
-        _lacking(sweep.base_config().data.path) or _cost(sweep, at_once),
+        f"study: {without_password(storage_url(sweep))}",
+        f"MLflow: {without_password(tracking_uri(sweep))}, experiment {sweep.experiment}",
+        cost or _cost(sweep, at_once),
     ]
     return "\n".join(lines)
 
 
-def _fits(sweep: SweepConfig) -> int:
-    """Trials at once on this machine; a cluster's size is known only once it is connected to."""
+def problems(sweep: SweepConfig) -> list[str]:
+    """What would stop the sweep before it trains, a line each: name, data, performer, device, resources, databases and store."""
+    found = [said for check in (_name, _inputs, _machine, _tracking, _source, _store) if (said := _of(check, sweep))]
+    return list(dict.fromkeys(found))
+
+
+def _of(check: Callable[[SweepConfig], None], sweep: SweepConfig) -> str | None:
+    try:
+        check(sweep)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _name(sweep: SweepConfig) -> None:
+    refuse_existing(sweep)
+
+
+def _inputs(sweep: SweepConfig) -> None:
+    from paraphrase.core.data import outline
+    from paraphrase.core.features.obtain import built_cache
+    from paraphrase.core.performer.obtain import check_performer
+
+    config = sweep.base_config()
+    if built_cache(config) is None:
+        check_performer(config, outline(config.data))
+
+
+def _machine(sweep: SweepConfig) -> None:
+    """Only of this machine: what a cluster has is known once it is connected to."""
+    if address_of(sweep.resources):
+        return
+    choose_device(sweep.base_config().train.device)
+    concurrency(sweep.resources, _this_machine(), budget(sweep))
+
+
+def _this_machine() -> dict[str, float]:
     import torch
 
-    here = {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(torch.cuda.device_count())}
-    try:
-        return concurrency(sweep.resources, here, budget(sweep))
-    except InputError:  # it is meant for another machine
-        return 1
+    return {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(torch.cuda.device_count())}
 
 
-def _lacking(data: str | None) -> str | None:
-    """A line where the data are not there, which is no error: the sweep may be meant for another machine."""
-    there = data is None or Path(data).expanduser().exists()
-    return None if there else f"data: there is no {data} here; `base.data.path=FOLDER` names another place"
+def _tracking(sweep: SweepConfig) -> None:
+    uri = tracking_uri(sweep)
+    if not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists():
+        open_client(uri)
+
+
+def _source(sweep: SweepConfig) -> None:
+    if sweep.warm_start:
+        read_sweep(sweep.warm_start)
+
+
+def _store(sweep: SweepConfig) -> None:
+    if store := store_of(sweep):
+        store.check()
 
 
 def _cost(sweep: SweepConfig, at_once: int) -> str:

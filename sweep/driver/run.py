@@ -15,8 +15,7 @@ from typing import Any
 import optuna
 
 from paraphrase.core.config import flatten, to_mapping
-from paraphrase.core.errors import InputError, Interrupted
-from paraphrase.core.home import home
+from paraphrase.core.errors import InputError, Interrupted, Stopped
 from paraphrase.core.measure.verdicts import performer_verdict
 from paraphrase.core.terminal.console import say, waiting
 from paraphrase.sweep.driver.progress import Progress
@@ -28,15 +27,18 @@ from paraphrase.sweep.record.tracking import Tracker, delete_runs, hash_tags, op
 from paraphrase.sweep.settings.config import SweepConfig, drop_landmark_metrics
 from paraphrase.sweep.settings.folder import (
     SWEEP,
+    artifact_root,
     keep_sweep,
     locked,
     read_sweep,
+    shown,
     storage_url,
     store_of,
     sweep_folder,
     sweep_key,
     tracking_uri,
     without_password,
+    yaml_of,
 )
 from paraphrase.sweep.study.changes import check_budget, with_resources
 from paraphrase.sweep.study.lease import SECONDS, leased
@@ -46,8 +48,10 @@ from paraphrase.sweep.study.study import (
     STATE_NAMES,
     budget,
     finished_trials,
+    identity_of,
     open_study,
     refuse_existing,
+    retry_failed,
     study_exists,
 )
 from paraphrase.sweep.study.warm_start import warm_start
@@ -95,12 +99,13 @@ def run_sweep(sweep: SweepConfig) -> None:
             raise
 
 
-def resume_sweep(name: str, trials: int | None = None, changes: dict[str, Any] | None = None) -> None:
+def resume_sweep(name: str, trials: int | None = None, changes: dict[str, Any] | None = None, failed_again: bool = False) -> None:
     """Go on with a sweep to its budget, or a larger one, or until it is interrupted.
 
     Args:
         trials: new budget.
         changes: fields of `resources` that are different from now on.
+        failed_again: try the failed trials again, each in its own place.
 
     Raises:
         InputError: if there is no such sweep, or it has more trials than the new budget.
@@ -117,7 +122,7 @@ def resume_sweep(name: str, trials: int | None = None, changes: dict[str, Any] |
             keep_sweep(sweep)
         with _place(sweep) as tasks:
             _prepare(sweep, tasks)
-            _drive(sweep, tasks, SECONDS + 5)
+            _drive(sweep, tasks, SECONDS + 5, failed_again)
 
 
 @contextmanager
@@ -151,13 +156,14 @@ def _prepare(sweep: SweepConfig, tasks: Tasks) -> None:
         say(f"no landmarks: optimising {' and '.join(sweep.objectives)}")
 
 
-def _drive(sweep: SweepConfig, tasks: Tasks, wait: float = 0.0) -> None:
+def _drive(sweep: SweepConfig, tasks: Tasks, wait: float = 0.0, failed_again: bool = False) -> None:
     """Run trials until the budget is spent, then write what belongs to the whole sweep.
 
     A server that is away for too long, or a driver that has taken the sweep over, interrupt it.
 
     Args:
         wait: seconds to wait for the lease of a driver that may have been killed.
+        failed_again: see `resume_sweep`.
     """
     begin = time.monotonic()
     storage = open_storage(storage_url(sweep))
@@ -165,7 +171,9 @@ def _drive(sweep: SweepConfig, tasks: Tasks, wait: float = 0.0) -> None:
         try:
             study = open_study(sweep, storage_url(sweep), create=True, storage=storage)
             _warm_start(study, sweep)
-            recorder = Recorder(_open_tracker(sweep, tasks.meta), lease.check if lease else lambda: None)
+            if failed_again:
+                say(f"sweep {sweep.name}: {retry_failed(study)} failed trials are tried again")
+            recorder = Recorder(_open_tracker(sweep, study, tasks.meta), lease.check if lease else lambda: None)
             try:
                 _run_to_the_end(Session(sweep, study, recorder, tasks, begin, study.user_attrs.get("seconds", 0.0)))
             finally:
@@ -181,7 +189,11 @@ def _run_to_the_end(session: Session) -> None:
     if done < budget(sweep):
         where = without_password(tracking_uri(sweep))
         say(f"sweep {sweep.name}: {done} of {budget(sweep)} trials done; results in {where}")
-        _run_trials(session)
+        try:
+            _run_trials(session)
+        except Stopped:
+            recorder.now(lambda: recorder.tracker.end("FAILED", _logging_share(session)))
+            raise
     session.save_seconds()
     missing = budget(sweep) - len(finished_trials(study))
     if missing > 0:
@@ -211,10 +223,9 @@ def _open_source(name: str) -> tuple[SweepConfig, optuna.Study]:
     return source, open_study(source, storage_url(source))
 
 
-def _open_tracker(sweep: SweepConfig, meta: dict[str, Any]) -> Tracker:
+def _open_tracker(sweep: SweepConfig, study: optuna.Study, meta: dict[str, Any]) -> Tracker:
     client = open_client(tracking_uri(sweep))
-    artifacts = None if sweep.tracking_uri else (home() / "mlartifacts").as_uri()
-    experiment = open_experiment(client, sweep.experiment, artifacts)
+    experiment = open_experiment(client, sweep.experiment, artifact_root(sweep))
     tags = {
         **hash_tags(meta),
         "code_version": code_version(),
@@ -223,7 +234,7 @@ def _open_tracker(sweep: SweepConfig, meta: dict[str, Any]) -> Tracker:
         "sampler_seed": str(sweep.sampler_seed),
         **seed_tags(sweep.base_config()),
     }
-    return Tracker(client, experiment, sweep.name, tags)
+    return Tracker(client, experiment, sweep.name, identity_of(study), tags)
 
 
 def _record_baseline(session: Session) -> None:
@@ -237,14 +248,12 @@ def _record_baseline(session: Session) -> None:
             say(verdict)
             session.study.set_user_attr("performer_verdict", verdict)
         session.study.set_user_attr("baseline", rows)
-    sweep = to_mapping(session.sweep)
-    for address in ("storage", "tracking_uri"):
-        sweep[address] = sweep[address] and without_password(sweep[address])
+    sweep = to_mapping(shown(session.sweep))
     params = flatten(sweep.pop("base")) | {f"sweep.{k}": v for k, v in flatten(sweep).items() if k != "trials"}
     metrics = {f"{row}/{metric}": value for row, values in rows.items() for metric, value in values.items()}
-    tracker, file = session.recorder.tracker, sweep_folder(session.sweep.name) / SWEEP
+    tracker = session.recorder.tracker
     session.recorder.now(lambda: tracker.log_parent(metrics, params))
-    session.recorder.now(lambda: tracker.log_artifact(file))
+    session.recorder.now(lambda: tracker.log_text(yaml_of(shown(session.sweep)), SWEEP))
 
 
 def _run_trials(session: Session) -> None:
@@ -371,11 +380,12 @@ def delete_sweep(name: str) -> None:
         if study_exists(storage_url(sweep), name):
             storage = open_storage(storage_url(sweep))
             with leased(storage.server, name):
+                study = open_study(sweep, storage_url(sweep), storage=storage)
+                try:  # before the study, which knows which runs are its own
+                    delete_runs(tracking_uri(sweep), sweep.experiment, identity_of(study))
+                except InputError as error:
+                    say(f"sweep {name}: its runs were not deleted: {error}")
                 optuna.delete_study(study_name=name, storage=storage)
-        try:
-            delete_runs(tracking_uri(sweep), sweep.experiment, name)
-        except InputError as error:
-            say(f"sweep {name}: its runs were not deleted: {error}")
         if store := store_of(sweep):
             store.delete(sweep_key(name))
         shutil.rmtree(sweep_folder(name))

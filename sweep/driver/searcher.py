@@ -14,14 +14,14 @@ from optuna.trial import Trial, TrialState
 from ray.tune.search import Searcher
 
 from paraphrase.core.config import Config, flatten, to_mapping
-from paraphrase.core.errors import InputError
+from paraphrase.core.errors import InputError, Stopped
 from paraphrase.core.explainer.checkpoint import ABOUT
 from paraphrase.core.features.cache import read_meta
 from paraphrase.core.features.obtain import built_cache, request_of
 from paraphrase.core.files import replace_file
 from paraphrase.core.measure.filter_table import FILTERS
 from paraphrase.core.train.training import batch_key
-from paraphrase.sweep.driver.failures import is_lost, last_error, last_failure
+from paraphrase.sweep.driver.failures import ALIKE, InARow, is_lost, last_error, last_failure
 from paraphrase.sweep.driver.progress import Progress
 from paraphrase.sweep.driver.scheduler import rung_epochs
 from paraphrase.sweep.patience import OutOfPatience
@@ -73,6 +73,8 @@ class Closing(NamedTuple):
     reason: str | None
     stored: str | None
     """Key of its explainer in the store."""
+    outside: bool
+    """Whether it failed for a cause outside of its training."""
 
 
 class StudySearcher(Searcher):
@@ -129,6 +131,7 @@ class StudySearcher(Searcher):
         self.ended_with: dict[int, tuple[int, set[int]]] = {}
         self.failure: BaseException | None = None
         self.finished = len(finished_trials(study))
+        self.in_a_row = InARow(any(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials))
 
     def suggest(self, trial_id: str) -> Any:
         self.settle()
@@ -332,7 +335,7 @@ class StudySearcher(Searcher):
             together = self.first_of.pop(trial_id), {t.number for t in trials}
             for trial in list(trials):
                 self.ended_with[trial.number] = together
-                self._end(trial, ended)
+                self._end(trial, ended, bool(error or result.get("outside")))
                 trials.remove(trial)
             del self.live[trial_id]
         except Exception as failure:
@@ -360,7 +363,7 @@ class StudySearcher(Searcher):
             self._again(trial)
         trials.clear()
 
-    def _end(self, trial: Trial, reason: str | None) -> None:
+    def _end(self, trial: Trial, reason: str | None, outside: bool = False) -> None:
         """Hand a trial's end to the record; `reason` is given for a failed one. The study is told when it is written."""
         number = trial.number
         history = [self.history[number][e] for e in sorted(self.history[number])]
@@ -384,7 +387,7 @@ class StudySearcher(Searcher):
             else:
                 artifacts.append(folder / EXPLAINER)
         ended = int(last.get("timestamp", time.time() * 1000))
-        self.closing[number] = Closing(trial, state, values, metrics, history, reason, stored)
+        self.closing[number] = Closing(trial, state, values, metrics, history, reason, stored, outside)
         self.recorder.end_trial(number, STATE_NAMES[state], reason, [a for a in artifacts if a.exists()], ended, tags)
 
     def settle(self, patient: bool = True) -> None:
@@ -422,6 +425,10 @@ class StudySearcher(Searcher):
         first, numbers = self.ended_with.pop(number, (number, {number}))
         if numbers <= self.over:
             self._checkpoints(first).delete()  # three times the size of the explainers
+        if self.in_a_row.ended(closing.state != TrialState.FAIL, closing.reason if closing.outside else None):
+            why = f"{ALIKE} trials in a row failed, and none went well: {closing.reason}"
+            again = f"`paraphrase sweep resume {self.sweep.name} --retry-failed`"
+            raise Stopped(f"sweep {self.sweep.name}: {why}; mend that, then {again}")
 
     def _verdict(
         self, trial: Trial, metrics: Mapping[str, Any], epochs: int, reason: str | None

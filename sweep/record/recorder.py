@@ -14,23 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from paraphrase.sweep.patience import OutOfPatience, patiently
-from paraphrase.sweep.record.tracking import FLUSH_SECONDS, Tracker
+from paraphrase.sweep.record.tracking import FLUSH_SECONDS, Tracker, passing
 from paraphrase.sweep.settings.folder import without_password
-
-MISTAKES = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}
-"""MLflow's names of errors that come again however often one tries."""
-
-
-def passing(error: BaseException) -> bool:
-    """Whether an error of the tracking store may pass: it is away or overloaded, or refuses a password that will be mended."""
-    from mlflow.exceptions import MlflowException
-
-    if isinstance(error, MlflowException):
-        return error.error_code not in MISTAKES
-    import requests
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return isinstance(error, requests.RequestException | SQLAlchemyError | ConnectionError | TimeoutError)
 
 
 class Recorder:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paraphrase.core.errors import InputError, first_line
+from paraphrase.core.terminal.console import say
+from paraphrase.sweep.patience import patiently
 from paraphrase.sweep.settings.folder import without_password
+from paraphrase.sweep.study.study import IDENTITY
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 
 PARENT_TAG = "mlflow.parentRunId"
 FLUSH_SECONDS = 2.0
+MISTAKES = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}
+"""MLflow's names of errors that come again however often one tries."""
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 
 
@@ -70,6 +76,7 @@ def open_experiment(client: MlflowClient, name: str, artifacts: str | None) -> s
         return str(client.create_experiment(name, artifact_location=artifacts, tags=tags))
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
+        say(f"MLflow: experiment {name} had been deleted; it is restored")
     return str(found.experiment_id)
 
 
@@ -78,22 +85,28 @@ class Tracker:
 
     Args:
         client, experiment: where to write.
-        study: name of the sweep; with the trial's number it identifies a run.
+        study: name of the sweep.
+        identity: of its study; with the trial's number it identifies a run.
         tags: tags of every run.
     """
 
-    def __init__(self, client: MlflowClient, experiment: str, study: str, tags: Mapping[str, str]) -> None:
-        self.client, self.experiment, self.study, self.tags = client, experiment, study, dict(tags)
+    def __init__(self, client: MlflowClient, experiment: str, study: str, identity: str, tags: Mapping[str, str]) -> None:
+        self.client, self.experiment, self.identity = client, experiment, identity
+        self.tags = {**tags, "study": study, IDENTITY: identity}
         self.seconds = 0.0
         self.uri = str(client.tracking_uri)
         self._runs: dict[int, str] = {}
+        self._gone: set[str] = set()  # runs that no longer exist
         self._unsure: set[int] = set()  # trials whose run may have been made although the answer was lost
         self._fresh: set[str] = set()  # runs that this process made, so that nothing can be in them yet
         self._logged: dict[str, dict[str, set[int]]] = {}
         self._waiting: dict[str, list[Any]] = {}
         self._flushed = time.monotonic()
         with self._timed():
-            self.parent = self._find_or_create({"kind": "sweep"}, study)
+            found = self._find("kind = 'sweep'") or client.create_run(
+                experiment, run_name=study, tags={**self.tags, "kind": "sweep"}
+            )
+            self.parent = str(found.info.run_id)
             self._reopen(self.parent)
 
     @contextmanager
@@ -105,18 +118,40 @@ class Tracker:
         finally:
             self.seconds += time.perf_counter() - begin
 
-    def _find(self, tags: Mapping[str, str]) -> Run | None:
-        wanted = {"study": self.study, **tags}
-        query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in wanted.items())
-        found = self.client.search_runs([self.experiment], query, max_results=1, order_by=["attributes.start_time ASC"])
+    def _find(self, condition: str) -> Run | None:
+        """A run by its tags, since a killed driver may have made it already; one that was deleted is restored."""
+        found = runs_of(self.client, self.experiment, self.identity, condition, deleted=True)
+        if found and found[0].info.lifecycle_stage == "deleted":
+            self._restore(found[0])
         return found[0] if found else None
 
-    def _find_or_create(self, tags: Mapping[str, str], name: str) -> str:
-        """The run with these tags. It is looked for by its tags, since a killed driver may have made it already."""
-        run = self._find(tags) or self.client.create_run(
-            self.experiment, run_name=name, tags={**self.tags, "study": self.study, **tags}
-        )
-        return str(run.info.run_id)
+    def _restore(self, run: Run) -> None:
+        self.client.restore_run(run.info.run_id)
+        say(f"MLflow: run {run.info.run_name} had been deleted; it is restored")
+
+    def _into(self, run: str, write: Callable[[], Any]) -> None:
+        """Write something into a run; one that was deleted meanwhile is restored, one that is gone is said to be, once."""
+        from mlflow.exceptions import MlflowException
+
+        if run in self._gone:
+            return
+        try:
+            write()
+        except MlflowException as error:
+            if error.error_code not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
+                raise
+            try:
+                found = self.client.get_run(run)
+            except MlflowException as why:
+                if why.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                self._gone.add(run)
+                say(f"MLflow: run {run} is there no longer; nothing more is written into it")
+                return
+            if found.info.lifecycle_stage != "deleted":
+                raise
+            self._restore(found)
+            write()
 
     def _reopen(self, run: str) -> None:
         if self.client.get_run(run).info.status != "RUNNING":
@@ -135,13 +170,13 @@ class Tracker:
             run = self._runs.get(number)
             present: Mapping[str, str] = {}
             if run is None and (earlier or number in self._unsure):
-                found = self._find({"kind": "trial", "trial_number": str(number)})
+                found = self._find(f"trial_number = '{number}'")
                 if found:
                     run, present = str(found.info.run_id), found.data.params
                     self._reopen(run)
             if run is None:
                 self._unsure.add(number)
-                every = {**self.tags, **(more_tags or {}), "study": self.study, "trial_state": "running", **tags}
+                every = {**self.tags, **(more_tags or {}), "trial_state": "running", **tags}
                 run = str(self.client.create_run(self.experiment, run_name=name, tags=every).info.run_id)
                 self._fresh.add(run)
             self._runs[number] = run
@@ -161,7 +196,7 @@ class Tracker:
 
         entries = [Param(_key(k), str(v)[:6000]) for k, v in params.items()]
         for i in range(0, len(entries), 100):
-            self.client.log_batch(run, params=entries[i : i + 100])
+            self._into(run, functools.partial(self.client.log_batch, run, params=entries[i : i + 100]))
 
     def _steps(self, run: str, key: str) -> set[int]:
         """The steps of a metric that are in the store already."""
@@ -205,7 +240,7 @@ class Tracker:
             for run in list(self._waiting):
                 metrics = self._waiting[run]
                 for i in range(0, len(metrics), 1000):
-                    self.client.log_batch(run, metrics=metrics[i : i + 1000])
+                    self._into(run, functools.partial(self.client.log_batch, run, metrics=metrics[i : i + 1000]))
                 del self._waiting[run]
         self._flushed = time.monotonic()
 
@@ -235,27 +270,25 @@ class Tracker:
             for path in artifacts:
                 self.log_artifact(path, number)
             more = {"trial_state": state} | ({"reason": reason[:5000]} if reason else {}) | dict(tags or {})
-            self.client.log_batch(run, tags=[RunTag(key, value) for key, value in more.items()])
-            self.client.set_terminated(run, status=STATUS[state], end_time=end)
+            self._into(run, lambda: self.client.log_batch(run, tags=[RunTag(key, value) for key, value in more.items()]))
+            self._into(run, lambda: self.client.set_terminated(run, status=STATUS[state], end_time=end))
 
     def mark_front(self, number: int) -> None:
         """Tag a trial's run as Pareto-optimal."""
-        self.client.set_tag(self._run_of(number), "pareto", "true")
+        run = self._runs[number]
+        self._into(run, lambda: self.client.set_tag(run, "pareto", "true"))
 
     def log_artifact(self, path: Path, number: int | None = None) -> None:
         """Copy a file or folder (under its own name) to a trial's run, or the parent's."""
-        run = self.parent if number is None else self._run_of(number)
+        run = self.parent if number is None else self._runs[number]
         if path.is_dir():
-            self.client.log_artifacts(run, str(path), artifact_path=path.name)
+            self._into(run, lambda: self.client.log_artifacts(run, str(path), artifact_path=path.name))
         elif path.exists():
-            self.client.log_artifact(run, str(path))
+            self._into(run, lambda: self.client.log_artifact(run, str(path)))
 
-    def _run_of(self, number: int) -> str:
-        if number not in self._runs:
-            found = self._find({"kind": "trial", "trial_number": str(number)})
-            assert found is not None, f"trial {number} has no run"
-            self._runs[number] = str(found.info.run_id)
-        return self._runs[number]
+    def log_text(self, text: str, file: str) -> None:
+        """Write a file of the parent run."""
+        self._into(self.parent, lambda: self.client.log_text(self.parent, text, file))
 
     def log_parent(self, metrics: Mapping[str, Any] | None = None, params: Mapping[str, Any] | None = None) -> None:
         """Write metrics (once each, at step 0) and parameters of the parent run."""
@@ -271,8 +304,39 @@ class Tracker:
         self.flush()
         if logging_share is not None:
             sessions = len(self.client.get_metric_history(self.parent, "logging_share"))
-            self.client.log_metric(self.parent, "logging_share", logging_share, step=sessions)
-        self.client.set_terminated(self.parent, status=status)
+            self._into(self.parent, lambda: self.client.log_metric(self.parent, "logging_share", logging_share, step=sessions))
+        self._into(self.parent, lambda: self.client.set_terminated(self.parent, status=status))
+
+
+def runs_of(
+    client: MlflowClient, experiment: str, identity: str, condition: str, most: int = 1, deleted: bool = False
+) -> list[Run]:
+    """The oldest runs of a study.
+
+    Args:
+        experiment: its id.
+        identity: of the study.
+        condition: on one tag of theirs, such as `kind = 'trial'`.
+        most: how many.
+        deleted: also those that were deleted, as long as they can be restored.
+    """
+    from mlflow.entities import ViewType
+
+    query = f"tags.{IDENTITY} = '{identity}' and tags.{condition}"
+    view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
+    return list(client.search_runs([experiment], query, view, most, ["attributes.start_time ASC"]))
+
+
+def passing(error: BaseException) -> bool:
+    """Whether an error of the tracking store may pass: it is away or overloaded, or refuses a password that will be mended."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return error.error_code not in MISTAKES
+    import requests
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return isinstance(error, requests.RequestException | SQLAlchemyError | ConnectionError | TimeoutError)
 
 
 def hash_tags(meta: Mapping[str, Any]) -> dict[str, str]:
@@ -294,7 +358,7 @@ SHARED_VIEW = "mlflow.sharedViewState."
 """Prefix of the experiment tags in which MLflow's pages keep views that are shared by a link."""
 
 
-def share_grouped_view(uri: str, experiment: str, study: str, tag: str) -> None:
+def share_grouped_view(uri: str, experiment: str, identity: str, tag: str) -> None:
     """Keep a view of MLflow's table and charts that shows a study's trials, grouped by a tag: means instead of single runs.
 
     MLflow adds the parent run to what was searched for; its rows, `performer/...` and the controls, are left out of the charts.
@@ -303,23 +367,23 @@ def share_grouped_view(uri: str, experiment: str, study: str, tag: str) -> None:
     found = client.get_experiment_by_name(experiment)
     if found is not None:
         view = {
-            "searchFilter": f"tags.study = '{study}' and tags.kind = 'trial'",
+            "searchFilter": f"tags.{IDENTITY} = '{identity}' and tags.kind = 'trial'",
             "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": tag}]},
             "chartsSearchFilter": "^[^/]+$",
         }
-        client.set_experiment_tag(found.experiment_id, SHARED_VIEW + study, json.dumps(view))
+        client.set_experiment_tag(found.experiment_id, SHARED_VIEW + identity, json.dumps(view))
 
 
-def log_to_parent(uri: str, experiment: str, study: str, files: Iterable[Path]) -> None:
-    """Copy files to the parent run of a finished sweep."""
+def log_to_parent(uri: str, experiment: str, identity: str, files: Iterable[Path]) -> None:
+    """Copy files to the parent run of a finished sweep; a server that is away is waited for."""
     client = open_client(uri)
     found = client.get_experiment_by_name(experiment)
-    runs = client.search_runs([found.experiment_id], f"tags.study = '{study}' and tags.kind = 'sweep'") if found else []
+    runs = runs_of(client, found.experiment_id, identity, "kind = 'sweep'") if found else []
     for file in files if runs else []:
-        client.log_artifact(runs[0].info.run_id, str(file))
+        patiently(lambda: client.log_artifact(runs[0].info.run_id, str(file)), f"MLflow at {without_password(uri)}", passing)  # noqa: B023
 
 
-def delete_runs(uri: str, experiment: str, study: str) -> None:
+def delete_runs(uri: str, experiment: str, identity: str) -> None:
     """Delete all runs of a sweep.
 
     Raises:
@@ -327,7 +391,7 @@ def delete_runs(uri: str, experiment: str, study: str) -> None:
     """
     client = open_client(uri)
     found = client.get_experiment_by_name(experiment)
-    while found and (runs := client.search_runs([found.experiment_id], f"tags.study = '{study}'")):
+    while found and (runs := client.search_runs([found.experiment_id], f"tags.{IDENTITY} = '{identity}'")):
         for run in runs:
             client.delete_run(run.info.run_id)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from paraphrase.sweep.record.facts import facts
-from paraphrase.sweep.record.tracking import open_client
+from paraphrase.sweep.record.tracking import open_client, runs_of
 from paraphrase.sweep.report.curves import draw_curves, draw_trials, histories
 from paraphrase.sweep.report.figures import importances, plain_copy
 from paraphrase.sweep.report.page import Section, write_page
@@ -32,7 +33,7 @@ from paraphrase.sweep.report.sections import (
 from paraphrase.sweep.settings.config import SweepConfig
 from paraphrase.sweep.settings.folder import sweep_folder, tracking_uri
 from paraphrase.sweep.study.results import knee, load
-from paraphrase.sweep.study.study import budget, finished_trials, own_trials, pareto_trials
+from paraphrase.sweep.study.study import budget, finished_trials, identity_of, own_trials, pareto_trials
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -59,7 +60,7 @@ def write_sweep_page(name: str, out: Path | None = None, more: Sequence[Section]
     assert study is not None, f"sweep {name} has no study"
     folder = sweep_folder(name) / "report"
     client = open_client(tracking_uri(sweep))
-    runs = _runs(client, sweep)
+    runs = _runs(client, sweep, study)
     front = pareto_trials(study, sweep.constraints)
     arms = arms_of(sweep)
     if arms:
@@ -135,14 +136,13 @@ def _draw_arms(client: MlflowClient, sweep: SweepConfig, study: optuna.Study, di
     return draw_curves(groups, out, next((arm for arm, fields in presets.items() if not fields), None))
 
 
-def _runs(client: MlflowClient, sweep: SweepConfig) -> list[Run]:
+def _runs(client: MlflowClient, sweep: SweepConfig, study: optuna.Study) -> list[Run]:
     """The parent run, and the first thousand runs of the trials."""
     experiment = client.get_experiment_by_name(sweep.experiment)
     if experiment is None:
         return []
-    query = f"tags.study = '{sweep.name}'"
-    parents = client.search_runs([experiment.experiment_id], f"{query} and tags.kind = 'sweep'", max_results=1)
-    return [*parents, *client.search_runs([experiment.experiment_id], f"{query} and tags.kind = 'trial'", max_results=1000)]
+    of_study = functools.partial(runs_of, client, experiment.experiment_id, identity_of(study))
+    return [*of_study("kind = 'sweep'"), *of_study("kind = 'trial'", 1000)]
 
 
 def _record(runs: Sequence[Run], study: optuna.Study, front: Sequence[FrozenTrial]) -> dict[str, dict[str, Any]]:

@@ -23,7 +23,7 @@ from paraphrase.sweep.report.sweep_page import arms_of, write_sweep_page
 from paraphrase.sweep.settings.config import SweepConfig
 from paraphrase.sweep.settings.folder import EXPLAINER, store_of, sweep_folder, sweep_key, tracking_uri, trial_folder
 from paraphrase.sweep.study.results import describe, export_csv, front_text, load
-from paraphrase.sweep.study.study import STORED, own_trials, pareto_trials
+from paraphrase.sweep.study.study import STORED, identity_of, own_trials, pareto_trials
 from paraphrase.sweep.workers.tasks import Tasks
 
 
@@ -103,5 +103,5 @@ def report_again(name: str, out: Path | None = None, more: Sequence[Section] = (
     except OSError as error:
         raise InputError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
     if out is None:
-        log_to_parent(tracking_uri(sweep), sweep.experiment, name, [page])
+        log_to_parent(tracking_uri(sweep), sweep.experiment, identity_of(study), [page])
     return page

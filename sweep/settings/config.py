@@ -16,7 +16,7 @@ from paraphrase.core.errors import InputError
 from paraphrase.core.foreign import look_in
 from paraphrase.core.measure.metrics import DETAILS, EACH_PART, KEYS, metric_of
 from paraphrase.core.objective.terms import LOSS_KEYS
-from paraphrase.core.schema import RULES, Real, Whole
+from paraphrase.core.schema import RULES, Place, Real, Seed, Whole
 from paraphrase.sweep.settings.space import Dimension, check_space, lies_in
 
 ALL = "all"
@@ -51,7 +51,7 @@ class Resources:
     cpus_per_trial: Real = Field(default=1.0, gt=0.0)
     """CPU cores of one trial; it computes with as many threads."""
     gpus_per_trial: Annotated[Real, Field(ge=0)] | None = None
-    """GPUs of one trial, also a fraction; empty: one where the cluster has any, else none."""
+    """GPUs of one trial, up to 1 also a fraction; empty: one where the cluster has any, else none."""
     concurrency: Annotated[Whole, Field(ge=1)] | None = None
     """Most trials at once; empty: as many as fit."""
     trials_per_batch: Annotated[Whole, Field(ge=1, le=1024)] | None = None
@@ -97,7 +97,7 @@ class SweepConfig:
     """Budget: number of trials that end, in whatever way."""
     sampler: Literal["tpe", "nsga2", "gp", "random", "grid"] = "tpe"
     """Who proposes the trials."""
-    sampler_seed: Whole = Field(default=0, ge=0)
+    sampler_seed: Seed = Field(default=0)
     """Seed of the search, apart from the seeds of data and training."""
     startup_trials: Whole = Field(default=10, ge=1)
     """tpe and gp: random trials before the model of the search is used; nsga2: size of a generation."""
@@ -111,12 +111,12 @@ class SweepConfig:
     """How often a trial whose worker died goes on from its last checkpoint before it counts as failed."""
     warm_start: str | None = None
     """Name of a finished sweep whose trials the search learns from."""
-    store: str | None = None
+    store: Place | None = None
     """Where caches, checkpoints and explainers lie that all nodes of a cluster can read and write: `s3://BUCKET/PREFIX` or
     `file:///SHARED/FOLDER`; empty: the home folder, which all nodes must then share."""
-    storage: str | None = None
+    storage: Place | None = None
     """Optuna storage URL; empty: sqlite in the home folder."""
-    tracking_uri: str | None = None
+    tracking_uri: Place | None = None
     """MLflow tracking URI; empty: sqlite in the home folder."""
     experiment: str = "paraphrase"
     """MLflow experiment."""
@@ -253,6 +253,9 @@ def check_sweep(sweep: SweepConfig) -> None:
         _check_metric(sweep.early_stopping.metric, "early_stopping.metric", full=True)
         if "train.epochs" not in sweep.space and sweep.early_stopping.grace_epochs > base.train.epochs:
             raise InputError(f"early_stopping.grace_epochs: must be at most base.train.epochs, {base.train.epochs}")
+    gpus = sweep.resources.gpus_per_trial
+    if gpus and gpus > 1 and gpus != int(gpus):
+        raise InputError(f"resources.gpus_per_trial: {gpus:g}, but only of one GPU there are fractions; use {int(gpus)}")
     if sweep.warm_start == sweep.name:
         raise InputError("warm_start: must name another sweep")
 

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ from paraphrase.core.config import from_mapping, read_yaml, to_mapping
 from paraphrase.core.errors import InputError
 from paraphrase.core.files import write_atomically
 from paraphrase.core.home import home
-from paraphrase.sweep.settings.config import SweepConfig
+from paraphrase.sweep.settings.config import SweepConfig, check_name
 from paraphrase.sweep.store.checkpoints import Checkpoints
 from paraphrase.sweep.store.objects import Store
 
 CHECKPOINT, EXPLAINER = "checkpoint", "explainer"
 SWEEP = "sweep.yaml"
+ADDRESSES = ("storage", "tracking_uri")
+"""Fields that may hold a password."""
 
 
 def sweep_folder(name: str) -> Path:
@@ -66,9 +69,14 @@ def sweep_names() -> list[str]:
     return sorted(p.parent.name for p in (home() / "sweeps").glob(f"*/{SWEEP}"))
 
 
+def yaml_of(config: Any) -> str:
+    """A configuration dataclass as YAML."""
+    return str(yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True))
+
+
 def write_yaml(path: Path, config: Any) -> None:
     """Write a configuration dataclass as YAML, atomically."""
-    write_atomically(path, yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True))
+    write_atomically(path, yaml_of(config))
 
 
 def read_sweep(name: str) -> SweepConfig:
@@ -77,6 +85,7 @@ def read_sweep(name: str) -> SweepConfig:
     Raises:
         InputError: if there is none of that name.
     """
+    check_name(name)  # it may be any text, also a way out of the home
     file = sweep_folder(name) / SWEEP
     if not file.is_file():
         known = ", ".join(sweep_names()) or "none yet"
@@ -85,17 +94,24 @@ def read_sweep(name: str) -> SweepConfig:
 
 
 def keep_sweep(sweep: SweepConfig) -> None:
-    """Write the configuration that `resume` goes on with, also to the store, since a driver's home may vanish."""
+    """Write the configuration that `resume` goes on with, also to the store, since a driver's home may vanish.
+
+    Passwords in its addresses are kept here alone, in a file that nobody else can read.
+    """
     write_yaml(sweep_folder(sweep.name) / SWEEP, sweep)
+    if shown(sweep) != sweep:
+        (sweep_folder(sweep.name) / SWEEP).chmod(0o600)
     if store := store_of(sweep):
-        store.write(f"{sweep_key(sweep.name)}/{SWEEP}", (sweep_folder(sweep.name) / SWEEP).read_bytes())
+        store.write(f"{sweep_key(sweep.name)}/{SWEEP}", yaml_of(shown(sweep)).encode())
 
 
 def bring_sweep(sweep: SweepConfig) -> bool:
     """Whether there is a sweep of this name: in this home, or brought here from the store that it would have."""
     file = sweep_folder(sweep.name) / SWEEP
     if not file.is_file() and (store := store_of(sweep)) and store.has(f"{sweep_key(sweep.name)}/{SWEEP}"):
-        write_atomically(file, store.read(f"{sweep_key(sweep.name)}/{SWEEP}").decode())
+        kept = from_mapping(SweepConfig, yaml.safe_load(store.read(f"{sweep_key(sweep.name)}/{SWEEP}")))
+        same: dict[str, Any] = {a: getattr(sweep, a) for a in ADDRESSES if getattr(shown(sweep), a) == getattr(kept, a)}
+        keep_sweep(replace(kept, **same))
     return file.is_file()
 
 
@@ -109,9 +125,23 @@ def tracking_uri(sweep: SweepConfig) -> str:
     return sweep.tracking_uri or f"sqlite:///{home() / 'mlflow.db'}"
 
 
+def artifact_root(sweep: SweepConfig) -> str | None:
+    """Where MLflow shall keep the files of runs, as a URI: beside a database of its own; None: a server knows by itself."""
+    uri = tracking_uri(sweep)
+    if uri.startswith("sqlite:///"):
+        return (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
+    return (home() / "mlartifacts").as_uri() if re.match(r"(postgresql|mysql|mssql)\b", uri) else None
+
+
 def without_password(text: str) -> str:
     """A text whose addresses have no passwords."""
     return re.sub(r"://([^\s/@:]*)(:[^\s/@]*)?@", r"://\1@", text)
+
+
+def shown(sweep: SweepConfig) -> SweepConfig:
+    """The configuration as anyone may see it: without passwords in its addresses."""
+    hidden: dict[str, Any] = {a: without_password(getattr(sweep, a)) for a in ADDRESSES if getattr(sweep, a)}
+    return replace(sweep, **hidden)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -25,8 +26,12 @@ STATE_NAMES = {
     TrialState.WAITING: "waiting",
 }
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+IDENTITY = "study_id"
+"""User attribute of a study, and tag of its runs: two homes that share a tracking store may have sweeps of one name."""
 STORED = "explainer"
 """User attribute of a trial: the key of its explainer in the store."""
+RETRY_OF = "retry_of"
+"""User attribute of a trial: the number of a failed one, of the same values, in whose place it is."""
 WARM_START = "warm_start"
 """User attribute of trials that were taken over from another study."""
 
@@ -57,6 +62,8 @@ def open_study(sweep: SweepConfig, url: str, create: bool = False, storage: Pati
     if create:
         directions = list(sweep.objectives.values())
         study = optuna.create_study(storage=storage, study_name=sweep.name, directions=directions, load_if_exists=True)
+        if IDENTITY not in study.user_attrs:
+            study.set_user_attr(IDENTITY, uuid.uuid4().hex)
         if study.metric_names is None:
             study.set_metric_names(list(sweep.objectives))
         if not own_trials(study):
@@ -116,9 +123,24 @@ def budget(sweep: SweepConfig) -> int:
     return min(sweep.trials, int(np.prod([len(v) for v in grid(sweep.space).values()])))
 
 
+def identity_of(study: optuna.Study) -> str:
+    """What tells a study from every other one, whatever their names."""
+    return str(study.user_attrs[IDENTITY])
+
+
 def own_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials of this sweep, without those taken over from another."""
-    return [t for t in study.get_trials(deepcopy=False) if WARM_START not in t.user_attrs]
+    """The trials of this sweep, without those taken over from another and those that are tried again."""
+    trials = study.get_trials(deepcopy=False)
+    again = {t.user_attrs.get(RETRY_OF) for t in trials}
+    return [t for t in trials if WARM_START not in t.user_attrs and t.number not in again]
+
+
+def retry_failed(study: optuna.Study) -> int:
+    """Queue each failed trial's values once more, to count in its place; returns how many there are."""
+    failed = [t for t in own_trials(study) if t.state == TrialState.FAIL]
+    for trial in failed:
+        study.enqueue_trial(trial.params, user_attrs={RETRY_OF: trial.number})
+    return len(failed)
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:

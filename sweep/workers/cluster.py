@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import stat
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from paraphrase.core.errors import InputError, first_line
@@ -19,6 +22,9 @@ from paraphrase.sweep.settings.config import Resources, SweepConfig
 from paraphrase.sweep.store.caches import open_scratch
 
 OBJECT_STORE = 256 * 2**20  # bytes; results are small, and nothing else goes through the store
+
+LONGEST_BASE = 30
+"""Characters of the folder that Ray's sessions may lie in: with their own names, those of its sockets keep below 108."""
 
 LOOK_SECONDS = 5.0
 """How often the nodes of a cluster are looked at while a sweep runs."""
@@ -51,13 +57,47 @@ def _connect(address: str | None) -> None:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     else:
         ray.init(
-            "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, object_store_memory=OBJECT_STORE
+            "local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE,
+            _temp_dir=None if "RAY_TMPDIR" in os.environ else session_folder(),
         )
 
 
+def session_folder() -> str:
+    """Where a local cluster keeps its sessions, closed to other users; Ray's own choice is open to all, and sockets lie in it.
+
+    Raises:
+        InputError: if there is no room for it.
+    """
+    base = tempfile.gettempdir()
+    base = base if len(base) <= LONGEST_BASE else "/tmp"  # Ray's sockets would have names that are too long
+    folder = Path(base) / f"ray-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+            folder = Path(tempfile.mkdtemp(prefix="ray-", dir=base))  # somebody else was first
+    except OSError as error:
+        raise InputError(f"{folder}: Ray cannot keep its session there ({error.strerror}); name a folder in TMPDIR") from None
+    return f"{folder}/s"  # Ray opens this one to all, but nobody gets so far
+
+
 def address_of(resources: Resources) -> str | None:
-    """Of a running cluster; None: a local one is started."""
-    return resources.address or os.environ.get("RAY_ADDRESS")
+    """Of a running cluster; None: a local one is started.
+
+    Raises:
+        InputError: if it is that of a server that hands commands on, which then would not run where the cluster is.
+    """
+    address = resources.address or os.environ.get("RAY_ADDRESS")
+    field = "resources.address" if resources.address else "RAY_ADDRESS"
+    if address and address.startswith("http"):
+        raise InputError(f"{field}: {address} is a job server; give host:port of the cluster, or use `ray job submit`")
+    if address and address.startswith("ray://"):
+        raise InputError(f"{field}: {address} is of Ray Client, not for Ray Tune; give host:port, or use `ray job submit`")
+    return address
 
 
 @contextmanager
@@ -83,8 +123,6 @@ def cluster(resources: Resources) -> Iterator[None]:
 
     logging.getLogger("ray").setLevel(logging.ERROR)
     address = address_of(resources)
-    if address and address.startswith("http"):
-        raise InputError(f"resources.address: {address} is a job server; give host:port of the cluster, or use `ray job submit`")
     try:
         own = not ray.is_initialized()  # a notebook may be connected already
         if own:

@@ -28,9 +28,10 @@ class ExplainerTrial(tune.Trainable):
     data), `sweep`, `rungs` (epochs at which early stopping decides), `cache` (its key; None where the worker must find or build
     it) and `worker_settings`. A step returns `epoch` (counted by the training), `history` (pairs of a trial's number and every
     epoch that this process has not reported yet; Ray Tune would flatten a mapping), for a single trial the metrics of the last
-    epoch, `done`, `explainers` (pairs of a trial's number and where it lies in the store), `ended` with a reason if the training
-    cannot go on, and `halted` with a reason if the whole sweep cannot. The first step after a resume trains nothing: it reports
-    what was there, so that whoever records can fill gaps and a scheduler can decide again.
+    epoch, `done`, `explainers` (pairs of a trial's number and where it lies in the store), `ended` with a reason if the
+    training cannot go on (`outside`: not because of its own figures), and `halted` with a reason if the whole sweep cannot. The
+    first step after a resume trains nothing: it reports what was there, so that whoever records can fill gaps and a scheduler
+    can decide again.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -92,7 +93,7 @@ class ExplainerTrial(tune.Trainable):
                 self.checkpoints.save(self.training.epoch, self.training.save, urgent)
             explainers = self._save_explainers() if self.training.finished else []
         except (TrainingEnded, InputError) as error:
-            return self._result() | {"ended": str(error), "done": True}
+            return self._result() | {"ended": str(error), "outside": isinstance(error, InputError), "done": True}
         except OutOfPatience as error:
             return self._result() | {"halted": str(error), "done": True}
         return self._result() | {"explainers": explainers}

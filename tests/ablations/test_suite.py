@@ -104,8 +104,9 @@ def test_suite_over_categories_has_tables_pages_and_a_report(tmp_path: Path, fur
         a.path for a in client.list_artifacts(parent.info.run_id)
     }
 
-    assert page_of(f"sqlite:///{tmp_path / 'home' / 'mlflow.db'}", "mine", "tasks").endswith(
-        "/runs?viewStateShareKey=tasks&compareRunsMode=CHART"
+    identity = parent.data.tags["study_id"]
+    assert page_of(f"sqlite:///{tmp_path / 'home' / 'mlflow.db'}", "mine", identity).endswith(
+        f"/runs?viewStateShareKey={identity}&compareRunsMode=CHART&workflowType=machine_learning"
     )
 
     by_category = {r.data.tags["trial_number"]: r.data.tags["category"] for r in runs}

@@ -188,7 +188,7 @@ def test_20_a_host_header_that_the_server_refuses_is_named_with_the_flag(servers
 
 def recorder_of(it: Local, name: str, uri: str | None = None) -> Recorder:
     client = open_client(uri or it.tracking_uri)
-    return Recorder(Tracker(client, open_experiment(client, "faults", None), name, {}))
+    return Recorder(Tracker(client, open_experiment(client, "faults", None), name, name, {}))
 
 
 def record(recorder: Recorder, number: int) -> None:

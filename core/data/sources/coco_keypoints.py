@@ -34,7 +34,7 @@ def load(config: DataConfig) -> Source:
     """
     if not config.path:
         raise InputError(f"data.path: missing; {WHERE}")
-    folder = Path(config.path).expanduser()
+    folder = Path(config.path)
     files = sorted((folder / "annotations").glob("*.json"))
     if not files or not (folder / "images").is_dir():
         raise InputError(f"data.path: {folder} is not such a folder; {WHERE}")

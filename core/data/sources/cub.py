@@ -81,7 +81,7 @@ def _folder(path: str | None) -> Path:
     where = f"get CUB-200-2011 (Caltech-UCSD Birds) from {HOMEPAGE}, unpack it and name its folder"
     if not path:
         raise InputError(f"data.path: missing; {where}")
-    folder = Path(path).expanduser()
+    folder = Path(path)
     if not folder.is_dir():
         raise InputError(f"data.path: there is no folder {path}; {where}")
     if not (folder / "images.txt").exists() and (folder / "CUB_200_2011" / "images.txt").is_file():

@@ -28,7 +28,7 @@ def load(config: DataConfig) -> Source:
     """
     if not config.path:
         raise InputError(f"data.path: missing; {LAYOUT}")
-    folder = Path(config.path).expanduser()
+    folder = Path(config.path)
     if not folder.is_dir():
         raise InputError(f"data.path: there is no folder {config.path}; {LAYOUT}")
     split = _split_folders(folder)

@@ -48,7 +48,7 @@ def load(config: DataConfig) -> Source:
     """
     if not config.path:
         raise InputError(f"data.path: missing; {WHERE}")
-    folder = Path(config.path).expanduser()
+    folder = Path(config.path)
     annotations = folder / "Annotations_Part" if (folder / "Annotations_Part").is_dir() else folder
     images = folder / "JPEGImages" if (folder / "JPEGImages").is_dir() else annotations
     files = sorted(annotations.glob("*.mat"))

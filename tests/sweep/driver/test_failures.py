@@ -11,12 +11,11 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
 from ray.tune.experiment import Trial
 
 from paraphrase.sweep.driver import searcher as module
-from paraphrase.sweep.driver.failures import is_lost, last_error, last_failure
+from paraphrase.sweep.driver.failures import InARow, is_lost, last_error, last_failure
 from paraphrase.sweep.driver.searcher import StudySearcher
 
-
 NO_CONTEXT = ActorDiedError()
-CREATION = RayActorError(error_msg="The actor died because of an error raised in its creation task, ray::f()\nModuleNotFoundError: x")
+CREATION = RayActorError(error_msg="The actor died because of an error raised in its creation task, f()\nKeyError: x")
 
 
 def trial_of(folder: Path, *errors: Exception) -> Any:
@@ -35,7 +34,7 @@ def trial_of(folder: Path, *errors: Exception) -> Any:
         (RayActorError(error_msg="The actor died because its node has died."), "its node was lost"),
         (RayActorError(error_msg="The actor is dead because its worker process has died."), "its worker died"),
         (NO_CONTEXT, "its worker died"),
-        (CREATION, "ModuleNotFoundError: x"),
+        (CREATION, "KeyError: x"),
         (ValueError("first\nthe actor's node died"), "the actor's node died"),
     ],
 )
@@ -52,6 +51,16 @@ def test_what_lies_pickled_in_the_session_folder_is_not_opened(tmp_path: Path) -
     (tmp_path / "error.pkl").write_bytes(b"cos\nsystem\n(S'touch " + bytes(tmp_path / "opened") + b"'\ntR.")
     assert last_error(trial) == "its node was lost"
     assert not (tmp_path / "opened").exists()
+
+
+def test_failures_of_one_cause_in_a_row_give_a_sweep_up_unless_something_went_well() -> None:
+    full, gone = "trial 3: disk full at 0x7fa0", "cuda:0 is not available"
+    count = InARow(hopeful=False)
+    assert [count.ended(False, why) for why in (full, full, gone, full, None, full, full)] == [False] * 7
+    assert count.ended(False, full.replace("3", "12").replace("7fa0", "a1"))
+    assert not any(InARow(hopeful=True).ended(False, full) for _ in range(9))
+    late = InARow(hopeful=False)
+    assert not any([late.ended(True, None), *(late.ended(False, gone) for _ in range(9))])
 
 
 def test_a_lost_node_is_forgiven_so_often_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from paraphrase.core.errors import InputError
 from paraphrase.core.features.obtain import open_cache
 from paraphrase.core.train.training import Training
 from paraphrase.sweep.commands import Sweep
-from paraphrase.sweep.driver.plan import _fits
+from paraphrase.sweep.driver.plan import describe_plan
 from paraphrase.sweep.driver.run import _warm_start
 from paraphrase.sweep.driver.searcher import BATCH, drop_leftovers
 from paraphrase.sweep.record.tracking import open_client
@@ -143,11 +143,57 @@ def test_where_there_is_a_store_the_home_may_vanish(
     assert (tmp_path / "store" / "sweeps" / "stored" / "report" / "report.html").exists()
     assert paraphrase_here("sweep", "delete", "stored").returncode == 0
     assert not (tmp_path / "store" / "sweeps" / "stored").exists()
+    assert (tmp_path / "mlartifacts").is_dir() and not Path("mlruns").exists()  # beside the database, not where one stands
 
 
 def test_a_dry_run_says_that_the_data_are_not_there() -> None:
     ran = paraphrase_here("sweep", "run", "birds", "--dry-run", "base.data.path=nowhere")
-    assert ran.returncode == 0 and ran.stdout.splitlines()[-1].startswith("data: there is no nowhere here")
+    assert ran.returncode == 2 and "trials: " in ran.stdout
+    assert ran.stderr.startswith("paraphrase: data.path: there is no folder nowhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("base.data.source=nosuch", "data.source: unknown source 'nosuch'"),
+        ("base.data.categories=[cat,bat]", "data.categories.1: unknown category 'bat'; did you mean 'cat'?"),
+        ("base.performer.arch=nosuch", "performer.arch: unknown"),
+        ("base.performer.weights=/nowhere/weights.pth", "performer.weights: /nowhere/weights.pth does not exist"),
+        ("base.performer.feature=features.99", "performer.feature: small has no module features.99"),
+        ("base.train.device=cuda:7", "train.device: cuda:7 is not available"),
+        ("resources.cpus_per_trial=1000", "resources.cpus_per_trial: 1000 do not fit"),
+        ("tracking_uri=http://me:hunter2@127.0.0.1:9", "tracking_uri: http://me@127.0.0.1:9 cannot be opened"),
+        ("warm_start=nobody", "sweep nobody: not found"),
+        ("store=file:///proc/nowhere", "store: file:///proc/nowhere: "),
+    ],
+)
+def test_a_dry_run_says_what_would_stop_the_sweep(home: Path, tmp_path: Path, change: str, message: str) -> None:
+    before = sorted(home.rglob("*"))
+    ran = paraphrase_here("sweep", "run", str(small_sweep(tmp_path, "planned")), "--dry-run", change)
+    assert ran.returncode == 2 and ran.stderr.splitlines()[-1].startswith(f"paraphrase: {message}"), ran.stderr
+    assert "hunter2" not in ran.stdout + ran.stderr
+    assert sorted(home.rglob("*")) == before
+
+
+def test_a_sweep_whose_trials_all_fail_for_one_cause_is_given_up_and_they_can_be_tried_again(
+    home: Path, tmp_path: Path, ray_here: str
+) -> None:
+    file = small_sweep(tmp_path, "doomed", epochs=1, max_retries=0, trials=5)
+    for number in range(5):  # where an explainer is to be written
+        trial_folder("doomed", number).mkdir(parents=True)
+        (trial_folder("doomed", number) / "explainer").write_text("in the way")
+    ran = paraphrase_here("sweep", "run", str(file))
+    assert ran.returncode == 1, ran.stderr
+    assert "3 trials in a row failed, and none went well: " in ran.stderr and "--retry-failed" in ran.stderr
+    assert json.loads(paraphrase_here("sweep", "show", "doomed", "--json").stdout)["trials"]["failed"] == 3
+    shutil.rmtree(home / "sweeps" / "doomed" / "trials")
+    again = paraphrase_here("sweep", "resume", "doomed", "--retry-failed")
+    assert again.returncode == 0, again.stderr
+    assert "3 failed trials are tried again" in again.stderr
+    trials = Sweep("doomed").study.trials
+    assert [t.state for t in trials] == [TrialState.FAIL] * 3 + [TrialState.COMPLETE] * 5
+    assert [t.params for t in trials[3:6]] == [t.params for t in trials[:3]]
+    assert json.loads(paraphrase_here("sweep", "show", "doomed", "--json").stdout)["trials"]["complete"] == 5
 
 
 @pytest.mark.parametrize(
@@ -171,9 +217,9 @@ def test_a_warm_start_that_is_done_needs_its_source_no_more(home: Path, tmp_path
 
 def test_a_dry_run_counts_gpus_as_the_run_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = load_sweep(small_sweep(tmp_path, "dry", resources={"concurrency": None, "cpus_per_trial": 0.1}))
-    assert _fits(sweep) == 4  # its budget
+    assert "4 at once" in describe_plan(sweep)  # its budget
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    assert _fits(sweep) == 1
+    assert "1 at once" in describe_plan(sweep)
 
 
 def test_a_sweep_whose_tracking_store_is_gone_can_be_deleted(home: Path, tmp_path: Path) -> None:

@@ -5,10 +5,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from paraphrase.core.errors import InputError
-from paraphrase.sweep.record.tracking import Tracker, open_client, open_experiment
+from paraphrase.sweep.record.tracking import Tracker, delete_runs, open_client, open_experiment
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Mlflow
 
 def tracker(store: MlflowClient, study: str, tmp_path: Path) -> Tracker:
     """A tracker as a new process would open it."""
-    return Tracker(store, open_experiment(store, study, tmp_path.as_uri()), study, {"data_hash": "abc"})
+    return Tracker(store, open_experiment(store, study, tmp_path.as_uri()), study, f"id of {study}", {"data_hash": "abc"})
 
 
 def history(epochs: int, first: int = 1, late: int = 0) -> list[dict]:
@@ -70,6 +71,52 @@ def test_killed_and_resumed_driver_leaves_neither_gaps_nor_doubles(store: Mlflow
     assert store.get_run(run).data.params == {"loss.eta": "1.0", "loss.kappa": "5.0"}
     runs = store.search_runs([second.experiment], "tags.study = 'killed'")
     assert Counter(r.data.tags["kind"] for r in runs) == {"sweep": 1, "trial": 1}
+
+
+def test_sweeps_of_one_name_from_two_homes_have_runs_of_their_own(store: MlflowClient, tmp_path: Path) -> None:
+    experiment = open_experiment(store, "shared", tmp_path.as_uri())
+    mine, yours = (Tracker(store, experiment, "same", identity, {}) for identity in ("a1", "b2"))
+    assert mine.parent != yours.parent
+    assert mine.start_trial(0, "000", {"loss.eta": 1.0}) != yours.start_trial(0, "000", {"loss.eta": 2.0})
+    delete_runs(str(store.tracking_uri), "shared", "a1")
+    left = store.search_runs([experiment], "tags.study = 'same'")
+    assert {run.data.tags["study_id"] for run in left} == {"b2"} and len(left) == 2
+
+
+def test_a_run_that_was_deleted_is_restored(store: MlflowClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = tracker(store, "deleted", tmp_path)
+    run = one.start_trial(0, "000", {"loss.eta": 1.0})
+    store.delete_run(run)
+    one.log(0, history(2))
+    one.flush()
+    assert len(series(store, run)) == 2 and store.get_run(run).info.lifecycle_stage == "active"
+    assert "MLflow: run 000 had been deleted; it is restored" in capsys.readouterr().err
+    for deleted in (run, one.parent):
+        store.delete_run(deleted)
+    second = tracker(store, "deleted", tmp_path)
+    assert second.parent == one.parent and second.start_trial(0, "000", {}) == run
+    assert capsys.readouterr().err.count("it is restored") == 2
+    store.delete_experiment(second.experiment)
+    assert tracker(store, "deleted", tmp_path).parent == one.parent
+    assert "MLflow: experiment deleted had been deleted; it is restored" in capsys.readouterr().err
+
+
+def test_a_run_that_is_gone_for_ever_is_said_and_ends_nothing(
+    store: MlflowClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = tracker(store, "gone", tmp_path)
+    one.know(0, "0" * 32)
+    for _ in range(2):
+        one.mark_front(0)
+    one.log_artifact(Path(__file__), 0)
+    assert capsys.readouterr().err.count(f"run {'0' * 32} is there no longer; nothing more is written into it") == 1
+
+
+def test_what_mlflow_refuses_in_a_run_that_is_there_is_an_error(store: MlflowClient, tmp_path: Path) -> None:
+    one = tracker(store, "refused", tmp_path)
+    one.start_trial(0, "000", {"loss.eta": 1.0})
+    with pytest.raises(MlflowException, match="Changing param values is not allowed"):
+        one.start_trial(0, "000", {"loss.eta": 2.0})
 
 
 def test_ends_are_told_apart(store: MlflowClient, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_mean_and_deviation_are_over_the_runs_that_reached_the_epoch() -> None:
 
 def test_histories_are_as_mlflow_has_them(tmp_path: Path) -> None:
     client = open_client(f"sqlite:///{tmp_path}/mlflow.db")
-    tracker = Tracker(client, open_experiment(client, "curves", tmp_path.as_uri()), "curves", {})
+    tracker = Tracker(client, open_experiment(client, "curves", tmp_path.as_uri()), "curves", "c1", {})
     runs = [tracker.start_trial(number, f"{number:03d}", {}) for number in range(2)]
     tracker.log(0, [{"epoch": e, "timestamp": 1000 - e, "p": e / 10, "other": 1.0} for e in (2, 1, 3)])
     tracker.flush()

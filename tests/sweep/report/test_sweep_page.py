@@ -17,7 +17,7 @@ from paraphrase.sweep.report.write import report_again
 from paraphrase.sweep.settings.config import SweepConfig
 from paraphrase.sweep.settings.folder import storage_url, sweep_folder, tracking_uri, trial_folder, write_yaml
 from paraphrase.sweep.settings.space import suggest
-from paraphrase.sweep.study.study import make_sampler, open_study
+from paraphrase.sweep.study.study import identity_of, make_sampler, open_study
 
 POINTS = [(0.04, 0.80, 0.05), (0.045, 0.95, 0.04), (0.10, 0.99, 0.02), (0.11, 0.90, 0.06), (0.03, 0.70, 0.09)]
 ARMS = {
@@ -36,7 +36,7 @@ def record(sweep: SweepConfig, points: list[tuple[float, ...] | None]) -> optuna
     client = open_client(tracking_uri(sweep))
     artifacts = (sweep_folder(sweep.name).parent.parent / "mlartifacts").as_uri()
     tags = {"code_version": "abc1234", "data_hash": "d" * 64}
-    tracker = Tracker(client, open_experiment(client, sweep.experiment, artifacts), sweep.name, tags)
+    tracker = Tracker(client, open_experiment(client, sweep.experiment, artifacts), sweep.name, identity_of(study), tags)
     base = {"explainer": {"interp_widths": [0], "mask": "none"}, "loss": {"eta": 1.0, "lambda_f": 1.0}, "train": {"seed": 0}}
     for point in points:
         study.sampler = make_sampler(sweep, len(study.trials))

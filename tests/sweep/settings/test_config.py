@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from paraphrase.cli import main
 from paraphrase.core.config import from_mapping, to_mapping
 from paraphrase.core.errors import InputError
 from paraphrase.core.measure.metrics import KEYS
@@ -134,3 +135,45 @@ def test_the_sweeps_that_come_with_the_code_are_valid() -> None:
     assert files
     for file in files:
         assert load_sweep(file).trials >= 8
+
+
+def test_places_may_be_in_the_users_home_or_in_variables(
+    small: Callable[..., SweepConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("BUCKET", "s3://mine")
+    sweep = small(
+        base={"data": {"path": "~/birds"}, "performer": {"weights": "$HOME/a.pth"}},
+        store="${BUCKET}/sweeps",
+        storage="sqlite:///~/studies.db",
+        tracking_uri="http://~tracking:5000",
+    )
+    config = sweep.base_config()
+    assert (config.data.path, config.performer.weights) == (f"{tmp_path}/birds", f"{tmp_path}/a.pth")
+    assert (sweep.store, sweep.storage) == ("s3://mine/sweeps", f"sqlite:///{tmp_path}/studies.db")
+    assert sweep.tracking_uri == "http://~tracking:5000"
+    with pytest.raises(InputError, match=r"base\.data\.path: the environment variable NO_SUCH is not set"):
+        small(base={"data": {"path": "$NO_SUCH/birds"}})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "right"),
+    [
+        ("base", {"train": {"seed": 2**32}}, r"base\.train\.seed: .* must be >= 0 and <= 4294967295"),
+        ("sampler_seed", -1, r"sampler_seed: .* must be >= 0"),
+        ("resources", {"gpus_per_trial": 1.5}, r"resources\.gpus_per_trial: 1\.5, .*; use 1"),
+    ],
+)
+def test_numbers_that_would_fail_only_in_a_trial(small: Callable[..., SweepConfig], field: str, value: Any, right: str) -> None:
+    with pytest.raises(InputError, match=right):
+        small(**{field: value})
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc", "a/b", "", ".", "..", "a b", "x" * 101, "\u00e9"])
+@pytest.mark.parametrize("command", ["show", "resume", "export", "pick", "delete"])
+def test_no_name_leads_out_of_the_home(home: Path, capsys: pytest.CaptureFixture[str], command: str, name: str) -> None:
+    (home.parent / "outside").mkdir(exist_ok=True)
+    (home.parent / "outside" / "sweep.yaml").write_text("name: outside")
+    assert main(["sweep", command, name]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"paraphrase: name: {name!r} must be letters")
+    assert (home.parent / "outside" / "sweep.yaml").exists()
