@@ -81,7 +81,7 @@ class DataConfig:
 
 @dataclass(config=RULES)
 class FitConfig:
-    epochs: Whole = Field(default=20, ge=0)
+    epochs: Whole = Field(default=25, ge=0)
     """Passes over the training split; 0: the network stays as it is, with its own weights and classes."""
     batch_size: Whole = Field(default=64, ge=1)
     """Images per step."""
