@@ -51,6 +51,26 @@ def write_or_print(text: str, out: Path | None) -> None:
         print(text, end="")
 
 
+def read_text(path: Path) -> str:
+    """The text of a regular file in UTF-8; a pipe, a device or a folder is not opened, since reading it may never end.
+
+    Raises:
+        InputError: names the file and says why it cannot be read.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: is {'a folder' if path.is_dir() else 'no regular file'}; expected a text file")
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        why = "is not a UTF-8 text" if isinstance(error, UnicodeDecodeError) else f"cannot be read ({cause(error)})"
+        raise InputError(f"{path}: {why}") from None
+
+
+def cause(error: Exception) -> str:
+    """The system's word for an error."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def file_hash(file: Path) -> str:
     """Hex sha256 of a file's bytes."""
     with file.open("rb") as handle:

@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
@@ -17,7 +18,8 @@ from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
-from paraphrase.core.errors import InputError
+from paraphrase.core.errors import InputError, first_line
+from paraphrase.core.files import read_text
 
 T = TypeVar("T")
 
@@ -38,6 +40,8 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+MOST_VALUES = 100_000
+"""An alias may stand for a large value many times; no configuration has as many values as this."""
 NOT_SET = "not_set"
 
 
@@ -272,16 +276,75 @@ def apply_overrides(mapping: dict[str, Any], overrides: list[str]) -> None:
     Raises:
         InputError: if a text has no `=` or its value is not YAML.
     """
-    import yaml
-
     for text in overrides:
         path, sign, value = text.partition("=")
         if not sign or not path:
             raise InputError(f"{text}: expected path=value, for example train.epochs=20")
-        try:
-            set_path(mapping, path, yaml.safe_load(value))
-        except yaml.YAMLError:
-            raise InputError(f"{text}: the value is not YAML") from None
+        set_path(mapping, path, parse_yaml(value, text))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text, of which nothing but plain data is made.
+
+    Args:
+        text: the YAML.
+        where: the file or argument that it is of, for messages.
+
+    Raises:
+        InputError: if it does not parse, names a key twice, or unfolds to more than a configuration can be.
+    """
+    import yaml
+
+    try:
+        content = yaml.load(text, _loader())  # a safe one
+        small = _is_small(content)
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        line = f":{mark.line + 1}" if mark and "\n" in text else ""
+        raise InputError(f"{where}{line}: not YAML: {problem or first_line(error)}") from None
+    except RecursionError:
+        raise InputError(f"{where}: is nested too deeply for a configuration, or contains itself") from None
+    except ValueError as error:  # of a date or number that there is not
+        raise InputError(f"{where}: not YAML: {first_line(error)}") from None
+    if not small:
+        raise InputError(f"{where}: unfolds to more than {MOST_VALUES} values; use fewer aliases")
+    return content
+
+
+@functools.cache
+def _loader() -> Any:
+    """YAML's safe loader, but for a key that is there twice, of which it would take the last one without a word."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in seen and key.value != "<<":
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
+                seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+            return super().construct_mapping(node, deep)
+
+    return Loader
+
+
+def _is_small(content: Any) -> bool:
+    """Whether a value unfolds to so many values at most; looks at no more than that.
+
+    Raises:
+        RecursionError: if it contains itself.
+    """
+    left, waiting = MOST_VALUES, [(content, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        left -= 1
+        if left < 0:
+            return False
+        if depth > sys.getrecursionlimit() // 10:
+            raise RecursionError
+        if isinstance(value, dict | list):
+            waiting += [(inner, depth + 1) for inner in (value.values() if isinstance(value, dict) else value)]
+    return True
 
 
 def read_yaml(file: str | Path) -> dict[str, Any]:
@@ -290,19 +353,7 @@ def read_yaml(file: str | Path) -> dict[str, Any]:
     Raises:
         InputError: names the file, and the line if it does not parse.
     """
-    import yaml
-
-    try:
-        text = Path(file).read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{file}: is not a UTF-8 text") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{file}:{mark.line + 1}" if mark else str(file)
-        raise InputError(f"{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
+    content = parse_yaml(read_text(Path(file)), str(file))
     if content is None:
         return {}
     if not isinstance(content, dict):

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from paraphrase.core.errors import InputError
 from paraphrase.core.foreign import look_in
 from paraphrase.core.measure.metrics import DETAILS, EACH_PART, KEYS, metric_of
 from paraphrase.core.objective.terms import LOSS_KEYS
-from paraphrase.core.schema import RULES, Place, Real, Seed, Whole
+from paraphrase.core.schema import RULES, Place, Real, Seed, Whole, parse_yaml
 from paraphrase.sweep.settings.space import Dimension, check_space, lies_in
 
 ALL = "all"
@@ -193,10 +192,7 @@ def _parsed(text: str) -> tuple[str, Any]:
     path, sign, value = text.partition("=")
     if not sign or not path:
         raise InputError(f"{text}: expected path=value, for example trials=20 or base.train.epochs=5")
-    try:
-        return path, yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise InputError(f"{text}: the value is not YAML") from None
+    return path, parse_yaml(value, text)
 
 
 def _change(mapping: dict[str, Any], path: str, value: Any) -> None:
