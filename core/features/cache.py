@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from paraphrase.core.device import memory_bytes
-from paraphrase.core.errors import InputError
+from paraphrase.core.errors import InputError, first_line
 from paraphrase.core.files import file_hash
 from paraphrase.core.home import home
 from paraphrase.core.pooling import build_module
@@ -145,22 +145,38 @@ def read_meta(folder: Path) -> dict[str, Any]:
         InputError: if that cannot be read.
     """
     try:
-        return json.loads((folder / META).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise InputError(f"{folder / META}: is not there or not JSON; remove the cache and build it again") from None
+        meta = json.loads((folder / META).read_text(encoding="utf-8"))
+        if meta["key"] and meta["files"] and meta["images"]:
+            return meta
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    raise InputError(f"{folder / META}: is not there or damaged; {_remedy(folder)}")
+
+
+def _remedy(folder: Path) -> str:
+    return f"`paraphrase cache remove {folder.name}` has it built again"
 
 
 def load_cache(folder: Path) -> FeatureCache:
     """Open a finished cache.
 
     Raises:
-        InputError: names the file that is missing or cut short.
+        InputError: names the file that is missing or damaged, as far as that is seen without reading all of it.
     """
     meta = read_meta(folder)
+    try:
+        return _load(folder, meta)
+    except InputError:
+        raise
+    except Exception as error:  # the readers raise their own, undocumented kinds
+        raise InputError(f"{folder}: is damaged ({first_line(error)}); {_remedy(folder)}") from None
+
+
+def _load(folder: Path, meta: dict[str, Any]) -> FeatureCache:
     for name, about in meta["files"].items():
         size = (folder / name).stat().st_size if (folder / name).exists() else None
         if size != about["bytes"]:
-            raise InputError(f"{folder / name}: has {size} bytes, not {about['bytes']}; `paraphrase cache remove {folder.name}`")
+            raise InputError(f"{folder / name}: has {size} bytes, not {about['bytes']}; {_remedy(folder)}")
     small = load_file(folder / SMALL)
     layers: list = [
         (small[f"decoder{i}.weight"], small[f"decoder{i}.bias"]) if kind == "linear" else kind
@@ -253,7 +269,7 @@ def verify_cache(folder: Path) -> None:
     cache = load_cache(folder)
     for name, about in cache.meta["files"].items():
         if file_hash(folder / name) != about["sha256"]:
-            raise InputError(f"{folder / name}: changed since it was built; `paraphrase cache remove {folder.name}`")
+            raise InputError(f"{folder / name}: changed since it was built; {_remedy(folder)}")
 
 
 def list_caches() -> list[CacheInfo]:
@@ -262,7 +278,11 @@ def list_caches() -> list[CacheInfo]:
     for file in sorted(caches().glob(f"*/{META}")):
         if file.parent.name.startswith("."):
             continue
-        meta = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            meta = read_meta(file.parent)
+        except InputError:
+            found.append(CacheInfo(file.parent, sum(f.stat().st_size for f in file.parent.rglob("*")), "damaged"))
+            continue
         size = sum(about["bytes"] for about in meta["files"].values())
         shape = f"{meta['channels']} x {meta['map_size']} x {meta['map_size']} {meta['dtype']}"
         images = f"{meta['images']['train']} + {meta['images']['test']} images"

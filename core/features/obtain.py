@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 
 from paraphrase.core.config import Config, to_mapping
-from paraphrase.core.features.cache import META, VERSION, FeatureCache, caches, load_cache
+from paraphrase.core.errors import InputError
+from paraphrase.core.features.cache import META, VERSION, FeatureCache, caches, load_cache, remove_cache
 from paraphrase.core.files import write_atomically
 from paraphrase.core.home import hide_home
+from paraphrase.core.terminal.console import say
 
 
 def open_cache(config: Config, progress: bool = True) -> FeatureCache:
@@ -22,7 +24,11 @@ def open_cache(config: Config, progress: bool = True) -> FeatureCache:
         InputError: names the damaged image, file or field, or says how much space is lacking.
     """
     if built := built_cache(config):
-        return load_cache(built)
+        try:
+            return load_cache(built)
+        except InputError as error:
+            say(f"{error}; that is done now")
+            remove_cache(built.name)
     from paraphrase.core.features.build import build_cache  # brings torchvision, which takes seconds to import
 
     note = _note(config)
@@ -35,12 +41,12 @@ def open_cache(config: Config, progress: bool = True) -> FeatureCache:
 
 def built_cache(config: Config) -> Path | None:
     """The folder of a configuration's cache if it is there and what it was built from has not changed."""
-    note = _note(config)
-    if not note.exists():
+    try:
+        remembered = json.loads(_note(config).read_text(encoding="utf-8"))
+        folder, fresh = caches() / remembered["key"], remembered["stamp"] == _stamp(config, remembered["files"])
+    except (OSError, ValueError, TypeError, KeyError):  # not there, or damaged: it is found out again
         return None
-    remembered = json.loads(note.read_text(encoding="utf-8"))
-    folder = caches() / remembered["key"]
-    return folder if (folder / META).exists() and remembered["stamp"] == _stamp(config, remembered["files"]) else None
+    return folder if fresh and (folder / META).exists() else None
 
 
 def _note(config: Config) -> Path:

@@ -90,7 +90,11 @@ def read_sweep(name: str) -> SweepConfig:
     if not file.is_file():
         known = ", ".join(sweep_names()) or "none yet"
         raise InputError(f"sweep {name}: not found in {home() / 'sweeps'}; there are: {known}")
-    return from_mapping(SweepConfig, read_yaml(file))
+    mapping = read_yaml(file)
+    try:
+        return from_mapping(SweepConfig, mapping)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
 
 
 def keep_sweep(sweep: SweepConfig) -> None:

@@ -1,0 +1,95 @@
+"""Files of a home that were cut short, emptied or overwritten: what can be made anew is, what cannot is named in a line."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from commands import SMALL, made_once, paraphrase_here, small_sweep
+from PIL import Image
+
+from paraphrase.sweep.record.tracking import quiet_mlflow
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+
+FILES = {
+    "index": "caches/index/*.json",
+    "cache meta": "caches/*/meta.json",
+    "cache ceiling": "caches/*/ceiling.json",
+    "cache features": "caches/*/train.features.bin",
+    "cache tensors": "caches/*/small.safetensors",
+    "checked images": "data/checked/*.json",
+    "drawn index": "data/menagerie-*/index.json",
+    "performer": "performers/*/performer.json",
+    "performer weights": "performers/*/*.safetensors",
+    "sweep": "sweeps/damaged/sweep.yaml",
+    "facts": "sweeps/damaged/facts.json",
+    "trial": "sweeps/damaged/trials/0/config.yaml",
+    "explainer": "sweeps/damaged/trials/*/explainer/explainer.json",
+    "explainer weights": "sweeps/damaged/trials/*/explainer/explainer.safetensors",
+    "filters": "sweeps/damaged/trials/*/explainer/filters.csv",
+    "study": "studies.db",
+    "runs": "mlflow.db",
+}
+DAMAGE = {
+    "emptied": lambda content: b"",
+    "cut": lambda content: content[: len(content) // 2],
+    "garbage": lambda content: b"\xff\x00garbage" * 40,
+    "other JSON": lambda content: b'{"a": [1, null]}',
+}
+COMMANDS = {
+    "show": ["sweep", "show", "damaged"],
+    "export": ["sweep", "export", "damaged"],
+    "pick": ["sweep", "pick", "damaged"],
+    "list": ["sweep", "list"],
+    "report": ["report", "damaged", "--out", "report.html"],
+    "caches": ["cache", "list"],
+    "explain": ["explain", "picture.png", "--explainer", "EXPLAINER", "--out", "explained"],
+    "plan": ["sweep", "run", "again.yaml", "--dry-run"],
+    "build": ["cache", "build", "again.yaml"],
+    "delete": ["sweep", "delete", "damaged"],
+}
+
+
+@pytest.fixture(scope="module")
+def swept(warm_home: Path, tmp_path_factory: pytest.TempPathFactory, ray_here: str) -> Path:
+    """A home with a finished sweep."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(warm_home, folder / "home")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PARAPHRASE_HOME", str(folder / "home"))
+            ran = paraphrase_here("sweep", "run", str(small_sweep(folder, "damaged", epochs=1, trials=2)))
+            assert ran.returncode == 0, ran.stderr
+
+    return made_once(tmp_path_factory, "swept", make) / "home"
+
+
+@pytest.fixture
+def place(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of that home, in a working folder with a picture and a sweep's file."""
+    shutil.copytree(swept, tmp_path / "home", dirs_exist_ok=True)
+    monkeypatch.setenv("PARAPHRASE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (120, 120), (200, 60, 60)).save("picture.png")
+    small_sweep(tmp_path, "again", epochs=1, base=SMALL)
+    quiet_mlflow()
+    yield tmp_path / "home"
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("what", FILES)
+def test_a_damaged_file_is_made_anew_or_named(place: Path, what: str, damage: str) -> None:
+    files = sorted(place.glob(FILES[what]))
+    assert files, f"there is no {FILES[what]}"
+    for file in files:
+        file.write_bytes(DAMAGE[damage](file.read_bytes()))
+    explainer = str(place / "sweeps" / "damaged" / "trials" / "0" / "explainer")
+    for name, command in COMMANDS.items():
+        ran = paraphrase_here(*[explainer if word == "EXPLAINER" else word for word in command])
+        said = [line for line in ran.stderr.splitlines() if line.startswith("paraphrase: ")]
+        assert ran.returncode in (0, 2), (name, ran.stderr)
+        assert len(said) == (ran.returncode == 2), (name, ran.stderr)
+        assert all(len(line) < 600 for line in said), (name, said)
