@@ -11,7 +11,7 @@ from paraphrase.core.cli import configuration
 from paraphrase.core.errors import InputError
 from paraphrase.core.terminal.commands import add_command
 from paraphrase.core.terminal.console import show_table, waiting
-from paraphrase.sweep.cli import INTERRUPTED
+from paraphrase.sweep.cli import INTERRUPTED, show_plan
 
 if TYPE_CHECKING:
     from paraphrase.ablations.commands import Suite
@@ -46,6 +46,7 @@ def _add_ablate(commands: argparse._SubParsersAction) -> None:
         "what each ingredient of an explainer is worth",
         "ablate --list",
         "ablate mine.yaml --ablations no_ordinary_track,no_filter_loss --seeds 8",
+        "ablate mine.yaml --seeds 4 --dry-run",
         "ablate --from-sweep mine --trial best --name mine-parts",
         "ablate --resume --name mine-parts",
     )
@@ -60,6 +61,7 @@ def _add_ablate(commands: argparse._SubParsersAction) -> None:
     ablate.add_argument("--performers", default="", help="comma-separated architectures or folders of fitted performers")
     ablate.add_argument("--categories", default="", help="comma-separated: each against the others; all: all at once")
     ablate.add_argument("--aa", action="store_true", help="A/A suite: the base against itself with other seeds")
+    ablate.add_argument("--dry-run", action="store_true", help="print what would run, what it would cost and what would stop it")
     ablate.add_argument("--resume", action="store_true", help="go on with the suite of this name")
     ablate.add_argument("--skip-bad", action="store_true", help="go on without damaged images")
     ablate.add_argument("--wide", action="store_true", help="all columns of a table side by side, however wide")
@@ -80,10 +82,10 @@ def _ablate(arguments: argparse.Namespace) -> int:
         _refuse_changes(arguments, settings, names)
         suite = commands.go_on(arguments.name, settings.get("resources"))
     else:
-        base = _base_of(arguments)
-        suite = commands.ablate(
-            base, arguments.name, arguments.seeds, names, performers, categories, arguments.aa, **_flat(settings)
-        )
+        given = _base_of(arguments), arguments.name, arguments.seeds, names, performers, categories, arguments.aa
+        if arguments.dry_run:
+            return show_plan(commands.planned(*given, **_flat(settings)))
+        suite = commands.ablate(*given, **_flat(settings))
     if suite.missing > 0:
         return INTERRUPTED
     if not suite.trials:

@@ -16,7 +16,7 @@ from paraphrase.core.terminal.html import html_table
 from paraphrase.sweep.commands import Sweep
 from paraphrase.sweep.driver.run import resume_sweep, run_sweep
 from paraphrase.sweep.report.page import format_cell
-from paraphrase.sweep.settings.config import check_name
+from paraphrase.sweep.settings.config import SweepConfig, check_name
 from paraphrase.sweep.settings.folder import read_sweep, sweep_names
 from paraphrase.sweep.settings.space import resolve
 from paraphrase.sweep.study.results import complete_trials, pick
@@ -102,6 +102,26 @@ def ablate(
     check_name(name)
     if resume and name in sweep_names():
         return go_on(name)
+    run_sweep(planned(base, name, seeds, ablations, performers, categories, aa, **overrides))
+    return finished(name)
+
+
+def planned(
+    base: Config | str | Path | Mapping[str, Any] | None = None,
+    name: str = "ablations",
+    seeds: int | None = None,
+    ablations: Sequence[str] = (),
+    performers: Sequence[str] = (),
+    categories: Sequence[str] = (),
+    aa: bool = False,
+    **overrides: Any,
+) -> SweepConfig:
+    """The sweep that `ablate` would run, of the same arguments.
+
+    Raises:
+        InputError: if anything is bad.
+    """
+    check_name(name)
     if name in sweep_names():
         raise InputError(f"--name {name}: exists already; add --resume to go on, or choose another name")
     if aa and ablations:
@@ -112,8 +132,7 @@ def ablate(
     for path in own:
         set_path(settings, path, changes[path])
     config = config_of(base, {path: value for path, value in changes.items() if path not in own})
-    run_sweep(suite_of(config, name, seeds, list(ablations), list(performers), list(categories), aa, settings))
-    return finished(name)
+    return suite_of(config, name, seeds, list(ablations), list(performers), list(categories), aa, settings)
 
 
 def go_on(name: str, resources: dict[str, Any] | None = None) -> Suite:

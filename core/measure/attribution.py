@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from paraphrase.core.config import Config, from_mapping
 from paraphrase.core.data import Dataset, load_dataset
 from paraphrase.core.device import autocast_for
-from paraphrase.core.errors import InputError
+from paraphrase.core.errors import InputError, first_line
 from paraphrase.core.explainer.checkpoint import ABOUT, load_explainer
 from paraphrase.core.explainer.network import Explainer
 from paraphrase.core.features.cache import META, FeatureCache, caches, load_cache
@@ -288,7 +288,9 @@ def open_subject(folder: Path) -> Subject:
         about = json.loads(file.read_text(encoding="utf-8"))
         config, place = from_mapping(Config, about["config"]), caches() / about["performer"]["key"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: does not say what the explainer was trained on ({error!r}); train it again") from None
+        raise InputError(
+            f"{file}: does not say what the explainer was trained on ({first_line(error)}); train it again"
+        ) from None
     if not (place / META).exists():
         raise InputError(
             f"{file}: was trained on the cache {place.name}, which {place.parent} lacks; set PARAPHRASE_HOME to its home"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,9 +157,8 @@ def _record(runs: Sequence[Run], study: optuna.Study, front: Sequence[FrozenTria
 
 def _facts(folder: Path) -> dict[str, Any]:
     """Versions and hardware as the driver noted them at the end of the sweep, else those of this process."""
-    file = folder / "facts.json"
-    if file.exists():
-        noted = json.loads(file.read_text())
+    with suppress(OSError, ValueError, TypeError, KeyError):  # not there, or damaged
+        noted = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
         return noted | {"when": f"As they were when the budget was spent, {noted['time']}."}
     now = facts()
     return now | {"when": f"These are of the process that wrote this page, {now['time']}, as the driver has noted none."}

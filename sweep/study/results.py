@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from paraphrase.core.errors import InputError
 from paraphrase.core.measure.metrics import KEYS, metric_of, metrics_rows
 from paraphrase.core.measure.verdicts import verdicts
+from paraphrase.core.terminal.console import say
 from paraphrase.core.terminal.tables import text_table
 from paraphrase.sweep.settings.config import MEASURED, SweepConfig
 from paraphrase.sweep.settings.folder import read_sweep, storage_url, sweep_names
@@ -68,9 +69,16 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def describe_all() -> list[dict[str, Any]]:
-    """Every sweep: name, budget, trials by state and seconds."""
-    keys = ("name", "budget", "trials", "seconds")
-    return [{key: description[key] for key in keys} for description in map(describe, sweep_names())]
+    """Every sweep: name, budget, trials by state and seconds; one that cannot be read is said, and left out."""
+    keys, found = ("name", "budget", "trials", "seconds"), []
+    for name in sweep_names():
+        try:
+            description = describe(name)
+        except InputError as error:
+            say(str(error))
+        else:
+            found.append({key: description[key] for key in keys})
+    return found
 
 
 class Front(NamedTuple):

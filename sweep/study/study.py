@@ -56,7 +56,7 @@ def open_study(sweep: SweepConfig, url: str, create: bool = False, storage: Pati
         storage: at the URL, where it is open already.
 
     Raises:
-        InputError: if it is not there and must not be created.
+        InputError: if it is not there and must not be created, or has other objectives.
     """
     storage = storage or open_storage(url)
     if create:
@@ -71,11 +71,17 @@ def open_study(sweep: SweepConfig, url: str, create: bool = False, storage: Pati
                 study.enqueue_trial({path: encode(value) for path, value in point.items()}, skip_if_exists=True)
         return study
     try:
-        return optuna.load_study(study_name=sweep.name, storage=storage)
+        study = optuna.load_study(study_name=sweep.name, storage=storage)
     except KeyError:
         raise InputError(
             f"sweep {sweep.name}: its study is not in {without_password(url)}; resume it once to create it"
         ) from None
+    if study.metric_names not in (None, list(sweep.objectives)):
+        raise InputError(
+            f"{sweep_folder(sweep.name) / SWEEP}: names the objectives {', '.join(sweep.objectives)}, but its study has "
+            f"{', '.join(study.metric_names)}; the file is damaged or was changed"
+        )
+    return study
 
 
 def refuse_existing(sweep: SweepConfig) -> None:

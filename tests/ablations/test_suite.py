@@ -170,6 +170,13 @@ def test_bad_flags_are_one_line_and_leave_nothing(
     assert not (tmp_path / "home" / "sweeps").exists()
 
 
+def test_a_dry_run_of_a_suite_starts_nothing(furnished: Path) -> None:
+    plan = paraphrase_here("ablate", *QUICK, "--ablations", "no_filter_loss", "--dry-run", "resources.cpus_per_trial=999")
+    assert plan.returncode == 2 and "trials: 16, proposed by grid" in plan.stdout, plan.stderr
+    assert plan.stderr.splitlines()[-1].startswith("paraphrase: resources.cpus_per_trial: 999 do not fit")
+    assert not (furnished / "sweeps").exists()
+
+
 def test_a_suite_goes_on_only_as_it_was_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

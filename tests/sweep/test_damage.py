@@ -15,24 +15,25 @@ from paraphrase.sweep.record.tracking import quiet_mlflow
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 FILES = {
-    "index": "caches/index/*.json",
-    "cache meta": "caches/*/meta.json",
-    "cache ceiling": "caches/*/ceiling.json",
-    "cache features": "caches/*/train.features.bin",
-    "cache tensors": "caches/*/small.safetensors",
-    "checked images": "data/checked/*.json",
-    "drawn index": "data/menagerie-*/index.json",
-    "performer": "performers/*/performer.json",
-    "performer weights": "performers/*/*.safetensors",
-    "sweep": "sweeps/damaged/sweep.yaml",
-    "facts": "sweeps/damaged/facts.json",
-    "trial": "sweeps/damaged/trials/0/config.yaml",
-    "explainer": "sweeps/damaged/trials/*/explainer/explainer.json",
-    "explainer weights": "sweeps/damaged/trials/*/explainer/explainer.safetensors",
-    "filters": "sweeps/damaged/trials/*/explainer/filters.csv",
-    "study": "studies.db",
-    "runs": "mlflow.db",
+    "caches/index/*.json": "plan build",
+    "caches/*/meta.json": "caches plan explain build",
+    "caches/*/ceiling.json": "build explain",
+    "caches/*/train.features.bin": "caches plan explain build",
+    "caches/*/small.safetensors": "explain build",
+    "data/checked/*.json": "explain",
+    "data/menagerie-*/index.json": "explain plan",
+    "performers/*/performer.json": "anew",
+    "performers/*/*.safetensors": "anew",
+    "sweeps/damaged/sweep.yaml": "show list export pick report plan delete",
+    "sweeps/damaged/report/facts.json": "report",
+    "sweeps/damaged/trials/0/config.yaml": "pick report",
+    "sweeps/damaged/trials/*/explainer/explainer.json": "explain report",
+    "sweeps/damaged/trials/*/explainer/explainer.safetensors": "explain",
+    "sweeps/damaged/trials/*/explainer/filters.csv": "report",
+    "studies.db": "show list export pick report plan delete",
+    "mlflow.db": "show report plan delete",
 }
+"""Files of a home, and what reads them."""
 DAMAGE = {
     "emptied": lambda content: b"",
     "cut": lambda content: content[: len(content) // 2],
@@ -46,9 +47,10 @@ COMMANDS = {
     "list": ["sweep", "list"],
     "report": ["report", "damaged", "--out", "report.html"],
     "caches": ["cache", "list"],
-    "explain": ["explain", "picture.png", "--explainer", "EXPLAINER", "--out", "explained"],
+    "explain": ["explain", "picture.png", "--explainer", "home/sweeps/damaged/trials/0/explainer", "--out", "explained"],
     "plan": ["sweep", "run", "again.yaml", "--dry-run"],
     "build": ["cache", "build", "again.yaml"],
+    "anew": ["cache", "build", "again.yaml", "cache.dtype=float32"],
     "delete": ["sweep", "delete", "damaged"],
 }
 
@@ -82,14 +84,13 @@ def place(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("what", FILES)
 def test_a_damaged_file_is_made_anew_or_named(place: Path, what: str, damage: str) -> None:
-    files = sorted(place.glob(FILES[what]))
-    assert files, f"there is no {FILES[what]}"
+    files = sorted(place.glob(what))
+    assert files, f"there is no {what}"
     for file in files:
         file.write_bytes(DAMAGE[damage](file.read_bytes()))
-    explainer = str(place / "sweeps" / "damaged" / "trials" / "0" / "explainer")
-    for name, command in COMMANDS.items():
-        ran = paraphrase_here(*[explainer if word == "EXPLAINER" else word for word in command])
+    for name in FILES[what].split():
+        ran = paraphrase_here(*COMMANDS[name])
         said = [line for line in ran.stderr.splitlines() if line.startswith("paraphrase: ")]
         assert ran.returncode in (0, 2), (name, ran.stderr)
-        assert len(said) == (ran.returncode == 2), (name, ran.stderr)
+        assert (len(said) > 0) == (ran.returncode == 2), (name, ran.stderr)
         assert all(len(line) < 600 for line in said), (name, said)
