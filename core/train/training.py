@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from paraphrase.core.config import Config, flatten, to_mapping
-from paraphrase.core.device import autocast_for, choose_device, quicken_cpu
+from paraphrase.core.device import autocast_for, choose_device, keep_memory, without_denormals
 from paraphrase.core.errors import InputError
 from paraphrase.core.explainer.checkpoint import read_tensors, save_explainer, write_tensors
 from paraphrase.core.explainer.network import Explainer, Explanation, Norm, PerformerShape
@@ -80,7 +80,7 @@ class Training:
         self.config = config
         self.device = choose_device(config.train.device)
         if self.device.type == "cpu":
-            quicken_cpu()
+            keep_memory()
         self.cache = cache.to(self.device)
         self.autocast = autocast_for(config.train.precision, self.device)
         self.seeds = seeds or [config.train.seed + r for r in range(config.train.replicates)]
@@ -118,6 +118,7 @@ class Training:
     def finished(self) -> bool:
         return self.epoch >= self.config.train.epochs
 
+    @without_denormals()
     def run_epoch(self, stepped: Callable[[], object] | None = None) -> dict[str, float]:
         """Train one epoch and evaluate on the test split.
 

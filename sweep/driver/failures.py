@@ -24,20 +24,21 @@ class InARow:
     """
 
     def __init__(self, hopeful: bool) -> None:
-        self.hopeful, self._cause, self._count = hopeful, "", 0
+        self.hopeful, self._cause, self.count = hopeful, "", 0
 
-    def ended(self, went_well: bool, reason: str | None) -> bool:
+    def ended(self, went_well: bool, reason: str | None, spread: bool = False) -> bool:
         """A trial ended; whether the sweep is to be given up.
 
         Args:
             went_well: whether it was trained.
             reason: why it failed, if that came from outside of the training.
+            spread: whether there are several nodes; a broken one is left out before it fails thrice as often.
         """
         self.hopeful = self.hopeful or went_well
         cause = re.sub(r"0x[0-9a-f]+|\d+", "#", reason or "")  # numbers of trials and processes differ
-        self._count = self._count + 1 if cause and cause == self._cause else 1
+        self.count = self.count + 1 if cause and cause == self._cause else 1
         self._cause = cause
-        return bool(cause) and not self.hopeful and self._count >= ALIKE
+        return bool(cause) and not self.hopeful and self.count >= (3 * ALIKE if spread else ALIKE)
 
 
 def last_failure(tune_trial: Any) -> str:

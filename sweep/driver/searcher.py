@@ -21,7 +21,7 @@ from paraphrase.core.features.obtain import built_cache, request_of
 from paraphrase.core.files import replace_file
 from paraphrase.core.measure.filter_table import FILTERS
 from paraphrase.core.train.training import batch_key
-from paraphrase.sweep.driver.failures import ALIKE, InARow, is_lost, last_error, last_failure
+from paraphrase.sweep.driver.failures import InARow, is_lost, last_error, last_failure
 from paraphrase.sweep.driver.progress import Progress
 from paraphrase.sweep.driver.scheduler import rung_epochs
 from paraphrase.sweep.patience import OutOfPatience
@@ -51,7 +51,7 @@ from paraphrase.sweep.study.study import (
     unfinished_trials,
     violations,
 )
-from paraphrase.sweep.workers.cluster import worker_settings
+from paraphrase.sweep.workers.cluster import is_spread, worker_settings
 from paraphrase.sweep.workers.trainable import epochs_of
 
 BATCH = "batch"
@@ -425,8 +425,9 @@ class StudySearcher(Searcher):
         first, numbers = self.ended_with.pop(number, (number, {number}))
         if numbers <= self.over:
             self._checkpoints(first).delete()  # three times the size of the explainers
-        if self.in_a_row.ended(closing.state != TrialState.FAIL, closing.reason if closing.outside else None):
-            why = f"{ALIKE} trials in a row failed, and none went well: {closing.reason}"
+        outside = closing.reason if closing.outside else None
+        if self.in_a_row.ended(closing.state != TrialState.FAIL, outside, spread=bool(outside) and is_spread()):
+            why = f"{self.in_a_row.count} trials in a row failed, and none went well: {closing.reason}"
             again = f"`paraphrase sweep resume {self.sweep.name} --retry-failed`"
             raise Stopped(f"sweep {self.sweep.name}: {why}; mend that, then {again}")
 

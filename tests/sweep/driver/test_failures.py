@@ -59,6 +59,8 @@ def test_failures_of_one_cause_in_a_row_give_a_sweep_up_unless_something_went_we
     assert [count.ended(False, why) for why in (full, full, gone, full, None, full, full)] == [False] * 7
     assert count.ended(False, full.replace("3", "12").replace("7fa0", "a1"))
     assert not any(InARow(hopeful=True).ended(False, full) for _ in range(9))
+    several = InARow(hopeful=False)
+    assert [several.ended(False, gone, spread=True) for _ in range(9)] == [False] * 8 + [True]
     late = InARow(hopeful=False)
     assert not any([late.ended(True, None), *(late.ended(False, gone) for _ in range(9))])
 
