@@ -153,5 +153,6 @@ def _fingerprint(
             image = checked[record.image]
             assert isinstance(image, Checked)
             line = [image.sha256, record.box, record.label, list(record.landmarks.values())]
+            line += ["upright"] if record.turned else []
             digest.update(json.dumps(line).encode())
     return digest.hexdigest()

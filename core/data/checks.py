@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from paraphrase.core.data.records import FORMATS, WHOLE_IMAGE, Record, to_rgb
 from paraphrase.core.home import home
@@ -37,11 +37,13 @@ class Checked:
     """A sound image file."""
 
     width: int
-    """Pixels of the file as stored."""
+    """Pixels, of the upright image."""
     height: int
-    """Pixels of the file as stored."""
+    """Pixels, of the upright image."""
     sha256: str
     """Hex, of the file's bytes."""
+    turned: bool
+    """Whether its EXIF orientation says that it is not stored upright."""
 
 
 def check_images(paths: Iterable[Path]) -> dict[Path, Checked | str]:
@@ -90,6 +92,9 @@ def check_image(path: Path) -> Checked | str:
                 raise Image.DecompressionBombError
             if min(width, height) < MIN_SIDE:
                 return f"the image has {width} x {height} pixels; at least {MIN_SIDE} x {MIN_SIDE} are needed"
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            if orientation in (5, 6, 7, 8):  # on its side
+                width, height = height, width
             image.load()
             to_rgb(image)
     except Image.DecompressionBombError:
@@ -98,7 +103,7 @@ def check_image(path: Path) -> Checked | str:
         return f"is not an image in a known format ({', '.join(FORMATS)})"
     except Exception as error:  # damaged files raise nearly anything: OSError, SyntaxError, struct.error, zlib.error
         return f"cannot be decoded ({' '.join(str(error).split()) or type(error).__name__})"
-    return Checked(width, height, hashlib.sha256(content).hexdigest())
+    return Checked(width, height, hashlib.sha256(content).hexdigest(), orientation in range(2, 9))
 
 
 def check_record(record: Record, image: Checked | str) -> Record | str:
@@ -106,13 +111,17 @@ def check_record(record: Record, image: Checked | str) -> Record | str:
     if isinstance(image, str):
         where = f"{record.origin}: " if record.origin and record.origin != str(record.image) else ""
         return f"{where}{record.image}: {image}"
+    if image.turned and (record.box != WHOLE_IMAGE or any(visible for _, _, visible in record.landmarks.values())):
+        where = f"{record.origin}: " if record.origin != str(record.image) else ""
+        doubt = "is turned by its EXIF orientation, and what is annotated may be of either view"
+        return f"{where}{record.image}: {doubt}; store it upright, for example by `mogrify -auto-orient`"
     box = fit_box(record.box, image.width, image.height)
     if isinstance(box, str):
         return f"{record.box_origin or record.origin}: {box}"
     for name, (x, y, visible) in record.landmarks.items():
         if visible and not (math.isfinite(x) and math.isfinite(y)):
             return f"{record.origin}: landmark {name!r} is visible, but its position is {x}, {y}"
-    return replace(record, box=box)
+    return replace(record, box=box, turned=image.turned)
 
 
 def fit_box(box: tuple[float, float, float, float], width: int, height: int) -> tuple[float, float, float, float] | str:
@@ -158,12 +167,12 @@ def _recall(memory: Path) -> dict[str, list]:
         return {}
     if not isinstance(content, dict) or content.get("rules") != _rules():
         return {}
-    return {path: entry for path, entry in content.get("images", {}).items() if len(entry) == 6}
+    return {path: entry for path, entry in content.get("images", {}).items() if len(entry) == 7}
 
 
 def _rules() -> list:
     """What a remembered result depends on besides the file."""
-    return [1, MIN_SIDE, Image.MAX_IMAGE_PIXELS, list(FORMATS)]
+    return [2, MIN_SIDE, Image.MAX_IMAGE_PIXELS, list(FORMATS)]
 
 
 def _remember(
@@ -174,7 +183,7 @@ def _remember(
 ) -> None:
     """Write atomically; a home that cannot be written to only means that the next load checks again."""
     images = {
-        str(path): [*(signatures[path] or []), found.width, found.height, found.sha256]
+        str(path): [*(signatures[path] or []), found.width, found.height, found.sha256, found.turned]
         for path, found in results.items()
         if isinstance(found, Checked)
     }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 Landmark = tuple[float, float, bool]
 """x, y in continuous pixels of the file (the pixel at index k covers [k, k + 1)), visible."""
@@ -26,7 +28,7 @@ class Record:
     image: Path
     """The image file."""
     box: tuple[float, float, float, float]
-    """x, y, w, h in pixels of the file, as it is stored: an EXIF orientation is not applied."""
+    """x, y, w, h in pixels of the file, as it is stored, or upright if it is `turned`."""
     label: int
     """Index into the data set's categories."""
     landmarks: dict[str, Landmark] = field(default_factory=dict)
@@ -35,6 +37,8 @@ class Record:
     """Where it was read, for messages: `birds/images.txt:12`."""
     box_origin: str = ""
     """Where its box was read; empty: `origin`."""
+    turned: bool = False
+    """Whether the file's EXIF orientation is applied first. `load_dataset` sets it, where nothing is annotated in the image."""
 
 
 @dataclass
@@ -100,8 +104,7 @@ INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest", "box", "hamming")
 def crop(record: Record, size: int, interpolation: str = "bilinear") -> tuple[Image.Image, np.ndarray]:
     """The object's crop by its box, resized to a square; the aspect ratio is not kept.
 
-    The box must lie inside the image, as it does in every record of `load_dataset`. The file's pixels are taken as they
-    are stored: annotations refer to them, so an EXIF orientation is not applied.
+    The box must lie inside the image, as it does in every record of `load_dataset`.
 
     Args:
         record: whose image is read.
@@ -136,10 +139,17 @@ def cut(record: Record, longest: int) -> Image.Image:
     return part.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC, box=box)
 
 
+@contextmanager
+def opened(record: Record) -> Iterator[Image.Image]:
+    """A record's image, not decoded yet, and upright if it is `turned`."""
+    with Image.open(record.image, formats=FORMATS) as file:
+        yield ImageOps.exif_transpose(file) if record.turned else file
+
+
 def _boxed(record: Record) -> tuple[Image.Image, tuple[float, float, float, float]]:
     """The pixels around the record's box as RGB, and the box in them: left, top, right, bottom."""
     x, y, w, h = record.box
-    with Image.open(record.image, formats=FORMATS) as file:
+    with opened(record) as file:
         # whole pixels first, so that only those that the crop needs are converted
         left, top = int(x), int(y)
         right, bottom = min(file.width, int(np.ceil(x + w))), min(file.height, int(np.ceil(y + h)))

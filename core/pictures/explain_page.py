@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paraphrase.core.data.records import FORMATS, Record, crop, cut, to_rgb
+from paraphrase.core.data.records import Record, crop, cut, opened, to_rgb
 from paraphrase.core.errors import InputError
 from paraphrase.core.features.build import cache_key
 from paraphrase.core.features.cache import FeatureCache
@@ -103,9 +103,9 @@ def explain_image(subject: Subject, record: Record) -> Explained:
 
 def _whole(record: Record) -> Any:
     """The picture as it was given, with a frame around the box where that is not all of it."""
-    from PIL import Image, ImageDraw
+    from PIL import ImageDraw
 
-    with Image.open(record.image, formats=FORMATS) as file:
+    with opened(record) as file:
         picture = to_rgb(file).copy()  # an RGB file is itself, and closed below
     x, y, w, h = record.box
     scale = min(1.0, 2 * LARGE / max(picture.size))

@@ -109,7 +109,7 @@ def test_a_box_that_shows_nothing_of_the_image_is_damage(box: tuple, reason: str
 
 
 def test_a_visible_landmark_without_a_position_is_damage_and_an_invisible_one_is_not() -> None:
-    image = Checked(100, 80, "")
+    image = Checked(100, 80, "", False)
     nan = float("nan")
     bad = Record(Path("a.png"), WHOLE_IMAGE, 0, {"head": (nan, 3.0, True)}, "list.txt:3")
     assert check_record(bad, image) == "list.txt:3: landmark 'head' is visible, but its position is nan, 3.0"
@@ -122,7 +122,7 @@ def test_what_was_found_sound_is_not_decoded_again_until_the_file_changes(tmp_pa
     first = check_images([file])[file]
     (memory,) = (home() / "data" / "checked").iterdir()
     content = json.loads(memory.read_text())
-    content["images"][str(file)][-1] = "remembered"
+    content["images"][str(file)][-2] = "remembered"
     memory.write_text(json.dumps(content))
     second = check_images([file])[file]
     assert isinstance(second, Checked) and second.sha256 == "remembered"

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from paraphrase.core.data.records import Record, crop, to_rgb
+from paraphrase.core.data.checks import check_image, check_record
+from paraphrase.core.data.records import WHOLE_IMAGE, Record, crop, cut, to_rgb
 
 
 def save(image: Image.Image, path: Path, **options: object) -> Record:
@@ -112,11 +114,25 @@ def test_transparent_pixels_are_white_whatever_colour_they_hide(tmp_path: Path) 
     assert (np.asarray(picture) == 255).all()
 
 
-def test_an_exif_orientation_is_not_applied_because_annotations_refer_to_the_stored_pixels(tmp_path: Path) -> None:
-    pixels = np.zeros((20, 40, 3), np.uint8)
-    pixels[:, :20] = 255
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_picture_is_taken_upright_where_nothing_is_annotated_in_it(tmp_path: Path, orientation: int) -> None:
+    upright = np.zeros((20, 40, 3), np.uint8)
+    upright[:, :20], upright[:10, 20:] = 255, 128
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # of PIL's Transpose: what stores it so
+    stored = Image.fromarray(upright)
+    stored = stored.transpose(Image.Transpose(undo[orientation])) if orientation > 1 else stored
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    record = save(stored, tmp_path / "a.png", exif=exif)
+    checked = check_record(replace(record, box=WHOLE_IMAGE), check_image(record.image))
+    assert isinstance(checked, Record) and checked.box == (0, 0, 40, 20) and checked.turned == (orientation > 1)
+    np.testing.assert_array_equal(np.asarray(cut(checked, 40)), upright)
+
+
+@pytest.mark.parametrize("annotated", [{"box": (0, 0, 10, 10)}, {"landmarks": {"head": (3.0, 4.0, True)}}])
+def test_a_turned_picture_with_annotations_is_refused(tmp_path: Path, annotated: dict) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    record = save(Image.fromarray(pixels), tmp_path / "a.jpg", exif=exif, quality=95)
-    picture = np.asarray(crop(record, 20)[0], float).mean(-1)
-    assert picture[:, :8].min() > 200 and picture[:, 12:].max() < 50
+    record = save(Image.new("RGB", (20, 40)), tmp_path / "a.jpg", exif=exif)
+    said = check_record(replace(record, **{"box": WHOLE_IMAGE} | annotated), check_image(record.image))
+    assert isinstance(said, str) and "a.jpg: is turned by its EXIF orientation" in said
