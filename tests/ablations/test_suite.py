@@ -58,9 +58,10 @@ def test_suite_pairs_its_arms_by_seed_and_tags_its_runs(tmp_path: Path, furnishe
     assert tags == {(a, s) for a in ("base", "no_ordinary_track", "no_filter_loss") for s in "01"}
     assert all(r.data.tags["seeds"].endswith(f"train {r.data.tags['seed']}") for r in runs)
     assert {r.data.tags["ablation"] for r in runs if r.data.tags["arm"] == "base"} == {"base"}
-    view = json.loads(experiment.tags["mlflow.sharedViewState.ablations"])  # what `paraphrase ui ablations` opens
-    assert view["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "ablation"}]
     parent = client.search_runs([experiment.experiment_id], "tags.kind = 'sweep'")[0]
+    shared = f"mlflow.sharedViewState.{parent.data.tags['study_id']}"  # what `paraphrase ui ablations` opens
+    view = json.loads(experiment.tags[shared])
+    assert view["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "ablation"}]
     assert not any(re.search(view["chartsSearchFilter"], key) for key in parent.data.metrics if "/" in key)
     assert all(re.search(view["chartsSearchFilter"], key) for run in runs for key in run.data.metrics)
     assert {r.data.tags["performer"] for r in runs} == {"small"} and {r.data.tags["category"] for r in runs} == {"all"}

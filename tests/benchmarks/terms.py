@@ -12,7 +12,7 @@ import torch
 from training_step import alternate
 
 from paraphrase.core.config import ExplainerConfig
-from paraphrase.core.device import autocast_for, keep_memory
+from paraphrase.core.device import autocast_for, keep_memory, without_denormals
 from paraphrase.core.explainer.network import Explainer, PerformerShape
 from paraphrase.core.objective.terms import LossConfig, Step
 from paraphrase.core.objective.weights import LossWeights, weighted_terms
@@ -66,6 +66,7 @@ def step_of(channels: int, batch: int, weights: dict[str, float]) -> Callable[[]
     return step
 
 
+@without_denormals()
 def main() -> None:
     channels, batch = (int(a) for a in [*sys.argv[1:3], *("64", "32")[len(sys.argv) - 1 :]])
     torch.set_num_threads(1)
