@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paraphrase.core.config import Config, from_mapping, load_config, read_yaml, to_mapping
@@ -71,7 +71,7 @@ PATHS = st.sampled_from(
 )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, deadline=None, derandomize=True)
 @given(path=PATHS, value=PLAIN)
 def test_whatever_stands_in_a_field_is_taken_or_said_in_a_line(path: tuple[str, str], value: object) -> None:
     section, field = path
@@ -84,7 +84,7 @@ def test_whatever_stands_in_a_field_is_taken_or_said_in_a_line(path: tuple[str, 
         assert from_mapping(Config, to_mapping(config)) == config
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(text=st.text(max_size=60) | st.binary(max_size=60).map(lambda b: b.decode("latin-1")))
 def test_any_text_is_yaml_or_said_in_a_line(text: str) -> None:
     try:
