@@ -84,7 +84,7 @@ def _ablate(arguments: argparse.Namespace) -> int:
     else:
         given = _base_of(arguments), arguments.name, arguments.seeds, names, performers, categories, arguments.aa
         if arguments.dry_run:
-            return show_plan(commands.planned(*given, **_flat(settings)))
+            return show_plan(commands.planned(*given, _flat(settings)))
         suite = commands.ablate(*given, **_flat(settings))
     if suite.missing > 0:
         return INTERRUPTED

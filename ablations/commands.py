@@ -99,24 +99,16 @@ def ablate(
     Raises:
         InputError: if anything is bad; then nothing is left behind.
     """
-    check_name(name)
     if resume and name in sweep_names():
         return go_on(name)
-    run_sweep(planned(base, name, seeds, ablations, performers, categories, aa, **overrides))
+    run_sweep(planned(base, name, seeds, ablations, performers, categories, aa, overrides))
     return finished(name)
 
 
 def planned(
-    base: Config | str | Path | Mapping[str, Any] | None = None,
-    name: str = "ablations",
-    seeds: int | None = None,
-    ablations: Sequence[str] = (),
-    performers: Sequence[str] = (),
-    categories: Sequence[str] = (),
-    aa: bool = False,
-    **overrides: Any,
+    base: Any, name: str, seeds: int | None, names: Sequence[str], performers: Any, categories: Any, aa: bool, overrides: Any
 ) -> SweepConfig:
-    """The sweep that `ablate` would run, of the same arguments.
+    """The sweep that `ablate` runs, of the same arguments.
 
     Raises:
         InputError: if anything is bad.
@@ -124,7 +116,7 @@ def planned(
     check_name(name)
     if name in sweep_names():
         raise InputError(f"--name {name}: exists already; add --resume to go on, or choose another name")
-    if aa and ablations:
+    if aa and names:
         raise InputError("--aa: compares the base with itself; leave out --ablations")
     changes = {path.replace("__", "."): value for path, value in overrides.items()}
     own = {path for path in changes if path.partition(".")[0] in SETTINGS}
@@ -132,7 +124,7 @@ def planned(
     for path in own:
         set_path(settings, path, changes[path])
     config = config_of(base, {path: value for path, value in changes.items() if path not in own})
-    return suite_of(config, name, seeds, list(ablations), list(performers), list(categories), aa, settings)
+    return suite_of(config, name, seeds, list(names), list(performers), list(categories), aa, settings)
 
 
 def go_on(name: str, resources: dict[str, Any] | None = None) -> Suite:

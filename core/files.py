@@ -10,20 +10,20 @@ from pathlib import Path
 from paraphrase.core.errors import InputError
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file in one rename; its folder is made if it is not there.
+def write_atomically(path: Path, text: str, mode: int = 0o666) -> None:
+    """Write a text file in one rename; its folder is made if it is not there. The mode is as of `open`.
 
     Raises:
         InputError: names the file if it cannot be written.
     """
     try:
-        replace_file(path, text.encode())
+        replace_file(path, text.encode(), mode)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file in one rename; its folder is made if it is not there.
+def replace_file(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Write a file in one rename; its folder is made if it is not there. The mode is as of `open`.
 
     Raises:
         OSError: if it cannot be written; then it is as it was.
@@ -31,7 +31,7 @@ def replace_file(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())  # else a power loss may leave the new name with nothing in it
@@ -60,18 +60,14 @@ def read_text(path: Path) -> str:
     Raises:
         InputError: names the file and says why it cannot be read.
     """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is {'a folder' if path.is_dir() else 'no regular file'}; expected a text file")
     try:
-        if path.exists() and not path.is_file():
-            raise InputError(f"{path}: is {'a folder' if path.is_dir() else 'no regular file'}; expected a text file")
         return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        why = "is not a UTF-8 text" if isinstance(error, UnicodeDecodeError) else f"cannot be read ({cause(error)})"
-        raise InputError(f"{path}: {why}") from None
-
-
-def cause(error: Exception) -> str:
-    """The system's word for an error."""
-    return getattr(error, "strerror", None) or str(error)
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not a UTF-8 text") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def file_hash(file: Path) -> str:

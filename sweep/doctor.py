@@ -14,7 +14,7 @@ from paraphrase.core.errors import InputError
 from paraphrase.core.terminal.console import waiting
 from paraphrase.sweep.record.tracking import open_client
 from paraphrase.sweep.settings.config import SweepConfig
-from paraphrase.sweep.settings.folder import storage_url, store_of, tracking_uri, without_password
+from paraphrase.sweep.settings.folder import sqlite_file, storage_url, store_of, tracking_uri, without_password
 from paraphrase.sweep.study.lease import clock_of
 from paraphrase.sweep.study.storage import open_storage
 from paraphrase.sweep.study.study import budget
@@ -86,14 +86,9 @@ def _store(sweep: SweepConfig) -> str:
     return "none: all nodes must share PARAPHRASE_HOME"
 
 
-def _not_there(uri: str) -> bool:
-    """Whether it is a sqlite file that is yet to be made."""
-    return uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists()
-
-
 def _study(sweep: SweepConfig) -> str:
     url = storage_url(sweep)
-    if _not_there(url):
+    if (file := sqlite_file(url)) and not file.exists():
         return NOT_THERE
     storage = open_storage(url)
     if storage.server is None:
@@ -108,7 +103,7 @@ def _study(sweep: SweepConfig) -> str:
 
 def _mlflow(sweep: SweepConfig) -> str:
     uri = tracking_uri(sweep)
-    if _not_there(uri):
+    if (file := sqlite_file(uri)) and not file.exists():
         return NOT_THERE
     open_client(uri)
     return without_password(uri)

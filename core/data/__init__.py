@@ -20,7 +20,6 @@ from pathlib import Path
 from paraphrase.core.config import DataConfig
 from paraphrase.core.data import sources
 from paraphrase.core.data.checks import Checked, check_images, check_record
-from paraphrase.core.data.drawn.animals import CATEGORIES, LANDMARKS
 from paraphrase.core.data.protocol import against_others, choose_categories, merge_landmarks, require_images
 from paraphrase.core.data.records import WHOLE_IMAGE, Dataset, Record, Source, crop
 from paraphrase.core.errors import InputError
@@ -35,8 +34,11 @@ def known_sources() -> list[str]:
     return sorted(names, key=lambda name: (name != "menagerie", name))
 
 
-def load_source(config: DataConfig) -> Source:
+def load_source(config: DataConfig, outline: bool = False) -> Source:
     """All records of the configured source, before any check of the image files.
+
+    Args:
+        outline: without the records of a source whose loader would write them: its module then has a function `outline`.
 
     Raises:
         InputError: if there is no such source, or its loader finds the data set unusable.
@@ -54,7 +56,7 @@ def load_source(config: DataConfig) -> Source:
             raise
         allowed = ", ".join([*known_sources(), "module:function"])
         raise InputError(f"data.source: unknown source {config.source!r}; allowed are {allowed}") from None
-    return module.load(config)
+    return module.outline(config) if outline and hasattr(module, "outline") else module.load(config)
 
 
 def load_dataset(config: DataConfig) -> Dataset:
@@ -97,10 +99,7 @@ def outline(config: DataConfig) -> list[str]:
     Raises:
         InputError: if there is no such source, data set, category or part, or an image's file is not there.
     """
-    if config.source == "menagerie":  # its loader would draw it
-        source = Source(config.source, list(CATEGORIES), list(LANDMARKS), [], [])
-    else:
-        source = load_source(config)
+    source = load_source(config, outline=True)
     chosen, _, splits = _chosen(source, config)
     missing = [record.image for record in chain(*splits) if not record.image.is_file()]
     if missing and not config.skip_bad:

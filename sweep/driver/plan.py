@@ -1,10 +1,9 @@
-"""What a sweep would run, what it would cost, and what would stop it; writes nothing."""
+"""What a sweep would run, what it would cost, and what would stop it; writes nothing but a probe into the store."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import yaml
 
@@ -14,7 +13,7 @@ from paraphrase.core.errors import InputError
 from paraphrase.core.terminal.console import duration
 from paraphrase.sweep.record.tracking import open_client
 from paraphrase.sweep.settings.config import SweepConfig
-from paraphrase.sweep.settings.folder import read_sweep, shown, storage_url, store_of, tracking_uri, without_password
+from paraphrase.sweep.settings.folder import read_sweep, shown, sqlite_file, storage_url, store_of, tracking_uri, without_password
 from paraphrase.sweep.study.study import budget, refuse_existing
 from paraphrase.sweep.workers.cluster import address_of, concurrency, threads_of_trial
 
@@ -84,7 +83,7 @@ def _this_machine() -> dict[str, float]:
 
 def _tracking(sweep: SweepConfig) -> None:
     uri = tracking_uri(sweep)
-    if not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists():
+    if (file := sqlite_file(uri)) is None or file.exists():  # else it is made by the sweep
         open_client(uri)
 
 

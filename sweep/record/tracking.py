@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from paraphrase.core.errors import InputError, first_line
 from paraphrase.core.terminal.console import say
 from paraphrase.sweep.patience import patiently
-from paraphrase.sweep.settings.folder import without_password
+from paraphrase.sweep.settings.folder import sqlite_file, without_password
 from paraphrase.sweep.study.study import IDENTITY
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def open_client(uri: str) -> MlflowClient:
 
     quiet_mlflow()  # importing mlflow sets its loggers up
     try:
-        if uri.startswith("sqlite:///"):
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        if file := sqlite_file(uri):
+            file.parent.mkdir(parents=True, exist_ok=True)
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
     except Exception as error:

@@ -24,6 +24,7 @@ from paraphrase.core.config import from_mapping, read_yaml, to_mapping
 from paraphrase.core.errors import InputError
 from paraphrase.core.files import write_atomically
 from paraphrase.core.home import home
+from paraphrase.core.schema import parse_yaml
 from paraphrase.sweep.settings.config import SweepConfig, check_name
 from paraphrase.sweep.store.checkpoints import Checkpoints
 from paraphrase.sweep.store.objects import Store
@@ -102,9 +103,8 @@ def keep_sweep(sweep: SweepConfig) -> None:
 
     Passwords in its addresses are kept here alone, in a file that nobody else can read.
     """
-    write_yaml(sweep_folder(sweep.name) / SWEEP, sweep)
-    if shown(sweep) != sweep:
-        (sweep_folder(sweep.name) / SWEEP).chmod(0o600)
+    file, secret = sweep_folder(sweep.name) / SWEEP, shown(sweep) != sweep
+    write_atomically(file, yaml_of(sweep), 0o600 if secret else 0o666)
     if store := store_of(sweep):
         store.write(f"{sweep_key(sweep.name)}/{SWEEP}", yaml_of(shown(sweep)).encode())
 
@@ -113,7 +113,8 @@ def bring_sweep(sweep: SweepConfig) -> bool:
     """Whether there is a sweep of this name: in this home, or brought here from the store that it would have."""
     file = sweep_folder(sweep.name) / SWEEP
     if not file.is_file() and (store := store_of(sweep)) and store.has(f"{sweep_key(sweep.name)}/{SWEEP}"):
-        kept = from_mapping(SweepConfig, yaml.safe_load(store.read(f"{sweep_key(sweep.name)}/{SWEEP}")))
+        key = f"{sweep_key(sweep.name)}/{SWEEP}"
+        kept = from_mapping(SweepConfig, parse_yaml(store.read(key).decode(), f"{sweep.store}/{key}"))
         same: dict[str, Any] = {a: getattr(sweep, a) for a in ADDRESSES if getattr(shown(sweep), a) == getattr(kept, a)}
         keep_sweep(replace(kept, **same))
     return file.is_file()
@@ -129,11 +130,16 @@ def tracking_uri(sweep: SweepConfig) -> str:
     return sweep.tracking_uri or f"sqlite:///{home() / 'mlflow.db'}"
 
 
+def sqlite_file(url: str) -> Path | None:
+    """The file of a sqlite database, by its URL; None: it is another kind."""
+    return Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
+
+
 def artifact_root(sweep: SweepConfig) -> str | None:
     """Where MLflow shall keep the files of runs, as a URI: beside a database of its own; None: a server knows by itself."""
     uri = tracking_uri(sweep)
-    if uri.startswith("sqlite:///"):
-        return (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
+    if file := sqlite_file(uri):
+        return (file.absolute().parent / "mlartifacts").as_uri()
     return (home() / "mlartifacts").as_uri() if re.match(r"(postgresql|mysql|mssql)\b", uri) else None
 
 

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from paraphrase.core.errors import InputError
 from paraphrase.sweep.settings.config import Bound, SweepConfig
-from paraphrase.sweep.settings.folder import SWEEP, storage_url, sweep_folder, without_password
+from paraphrase.sweep.settings.folder import SWEEP, sqlite_file, storage_url, sweep_folder, without_password
 from paraphrase.sweep.settings.space import encode, grid
 from paraphrase.sweep.study.storage import PatientStorage, open_storage
 
@@ -41,11 +41,8 @@ warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning
 
 def study_exists(url: str, name: str) -> bool:
     """Whether the storage has a study of this name; makes no new sqlite file."""
-    if url.startswith("sqlite:///"):
-        from pathlib import Path
-
-        if not Path(url.removeprefix("sqlite:///")).exists():
-            return False
+    if (file := sqlite_file(url)) and not file.exists():
+        return False
     return name in optuna.get_all_study_names(open_storage(url))
 
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,12 @@ def load(config: DataConfig) -> Source:
         except OSError as error:
             raise InputError(f"{error.filename or folder}: the menagerie cannot be drawn there ({error.strerror})") from None
     splits = _read_index(folder, counts)
-    return Source("menagerie", list(CATEGORIES), list(LANDMARKS), splits["train"], splits["test"])
+    return replace(outline(config), train=splits["train"], test=splits["test"])
+
+
+def outline(config: DataConfig) -> Source:
+    """What `load` gives, but for the records, which would be drawn."""
+    return Source("menagerie", list(CATEGORIES), list(LANDMARKS), [], [])
 
 
 def draw_image(seed: int, split: str, number: int) -> tuple[np.ndarray, dict[str, tuple[float, float, bool]]]:
