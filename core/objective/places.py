@@ -5,6 +5,8 @@ Positions are (x, y) as shares of the crop's side. R replicates of W filters are
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -30,10 +32,28 @@ def soft_positions(maps: Tensor, grid: Tensor, peaks: Tensor | None = None) -> T
     cells = maps.flatten(2).mT.float()  # (B, n * n, F), as channels last lie in memory
     peaks = cells.detach().amax(1) if peaks is None else peaks
     # a map that is silent in an image has no place, and must not have a gradient of 1 / 0 either
-    mass = (cells * (SHARPNESS / peaks.clamp(min=SILENT))[:, None]).exp_()  # at most e^8: no softmax is needed
+    sharpness = SHARPNESS / math.log(2) / peaks.clamp(min=SILENT)
     x, y = grid.repeat(len(grid)), grid.repeat_interleave(len(grid))
-    moments = torch.stack([x, y, torch.ones_like(x)]) @ mass
+    moments = _Moments.apply(cells, sharpness, torch.stack([x, y, torch.ones_like(x)]))
     return (moments[:, :2] / moments[:, 2:]).mT
+
+
+class _Moments(torch.autograd.Function):
+    """Sums over the cells of 2^(sharpness * cell) times each row of `points`; at most e^8, so that no softmax is needed.
+
+    Args of `apply`: (B, n * n, F) cells, (B, F) sharpness, (3, n * n) points. Written out: passes over maps are its cost.
+    """
+
+    @staticmethod
+    def forward(ctx, cells: Tensor, sharpness: Tensor, points: Tensor) -> Tensor:
+        mass = (cells * sharpness[:, None]).exp2_()
+        ctx.save_for_backward(mass, sharpness, points)
+        return points @ mass
+
+    @staticmethod
+    def backward(ctx, grad_output: Tensor) -> tuple[Tensor, None, None]:
+        mass, sharpness, points = ctx.saved_tensors
+        return (points.mT @ (grad_output * (math.log(2) * sharpness)[:, None])).mul_(mass), None, None
 
 
 def strengths(values: Tensor) -> Tensor:
@@ -58,20 +78,42 @@ def redundancy(positions: Tensor, strength: Tensor, width: float) -> Tensor:
     Returns:
         (..., W, W) in [0, 1]; a filter that never fires has 0.
     """
-    tiny = torch.finfo(strength.dtype).tiny
-    a = strength
-    together = a.mT @ a
-    own = together.diagonal(dim1=-2, dim2=-1)
-    overlap = together / (own[..., :, None] * own[..., None, :]).sqrt().clamp(min=tiny)
-    total = torch.where(together > 0, together, 1.0)  # a small number would make a gradient of 0 / 0
-    # about the mean place of all: products of small numbers lose fewer digits
-    c = positions.movedim(-1, 0)  # (2, ..., B, W)
-    c = c - c.detach().mean((-2, -1), keepdim=True)
-    weighted = a * c
-    first, second, cross = weighted.mT @ a, (weighted * c).mT @ a, weighted.mT @ weighted
-    offset = (first - first.mT) / total
-    variance = ((second + second.mT - 2 * cross) / total - offset * offset).sum(0)
-    return overlap * torch.exp(-variance.clamp(min=0) / (2 * width**2))
+    return _Redundancy.apply(positions.movedim(-1, -3), strength, width)
+
+
+class _Redundancy(torch.autograd.Function):
+    """(..., 2, B, W) positions, (..., B, W) strengths -> (..., W, W); its gradient is written out: its steps are many and small.
+
+    With d the offset of two filters, o its mean and T the sum of a = strength_f * strength_g over images, the gradient of the
+    variance of d by a place of f is 2 a (d - o) / T.
+    """
+
+    @staticmethod
+    def forward(ctx, positions: Tensor, strength: Tensor, width: float) -> Tensor:
+        tiny, a = torch.finfo(strength.dtype).tiny, strength.unsqueeze(-3)  # (..., 1, B, W)
+        # about the mean place of all: products of small numbers lose fewer digits
+        c = positions - positions.mean((-2, -1), keepdim=True)
+        weighted = a * c
+        sums = a.mT @ torch.cat([a, weighted, weighted * c], -3)  # (..., 5, W, W)
+        together, first, second = sums[..., :1, :, :], sums[..., 1:3, :, :], sums[..., 3:, :, :]
+        total = torch.where(together > 0, together, 1.0)
+        offset = (first.mT - first) / total  # [..., f, g] mean of c_f - c_g
+        variance = ((second.mT + second - 2 * (weighted.mT @ weighted)) / total - offset * offset).sum(-3)
+        own = together.squeeze(-3).diagonal(dim1=-2, dim2=-1)
+        overlap = together.squeeze(-3) / (own[..., :, None] * own[..., None, :]).sqrt().clamp(min=tiny)
+        redundant = overlap * torch.exp(variance.clamp(min=0) / (-2 * width**2))
+        if ctx.needs_input_grad[0]:
+            slope = redundant * (variance >= 0) / (-2 * width**2) / total.squeeze(-3)
+            ctx.save_for_backward(slope, a, c, weighted, offset)
+        return redundant
+
+    @staticmethod
+    def backward(ctx, grad_output: Tensor) -> tuple[Tensor, None, None]:
+        slope, a, c, weighted, offset = ctx.saved_tensors
+        slope = grad_output * slope
+        slope = (slope + slope.mT).unsqueeze(-3)
+        by_filter, by_place = (torch.cat([a, weighted], -3) @ slope).split([1, 2], -3)
+        return 2 * a * (c * by_filter - by_place + a @ (slope * offset)), None, None
 
 
 def distinct_filters(redundant: Tensor) -> Tensor:
@@ -97,11 +139,11 @@ def mirror_distance(positions: Tensor, strength: Tensor, mirrored: Tensor, mirro
     Returns:
         (..., W); 0 for a filter that never fires.
     """
-    back = torch.stack([1 - mirrored[..., 0], mirrored[..., 1]], -1)
     weight = strength * mirrored_strength
-    total = weight.sum(-2)
-    total = torch.where(total > 0, total, 1.0)  # a small number would make a gradient of 0 / 0
-    return (weight * (positions - back).square().sum(-1)).sum(-2) / total
+    total = weight.sum(-2, keepdim=True)
+    weight = (weight / torch.where(total > 0, total, 1.0)).unsqueeze(-1)  # a small number would make a gradient of 0 / 0
+    back = mirrored * mirrored.new_tensor([-1.0, 1.0]) + mirrored.new_tensor([1.0, 0.0])
+    return (weight * (positions - back).square()).sum((-3, -1))
 
 
 def group_information(maps: Tensor, feature: Tensor, groups: int, temperature: float) -> Tensor:
@@ -122,33 +164,39 @@ def group_information(maps: Tensor, feature: Tensor, groups: int, temperature: f
     replicates, batch = maps.shape[:2]
     if batch < 2:
         return maps.new_zeros(replicates)
-    attention = _GroupSums.apply(maps.float(), groups)
-    attention = attention / attention.detach().amax(-1, keepdim=True).clamp(min=1e-12)
-    attention = attention.square().square()
-    cells = feature.flatten(3).mT  # (R, B, n * n, C); divided by their norms in the attention, which is smaller
+    cells = feature.flatten(3).mT  # (R, B, n * n, C)
     if cells.dtype == torch.float16:  # whose range is too small; of bfloat16 a float32 copy would take longer than all the rest
-        cells = cells.float()
-    norms = torch.linalg.vector_norm(cells, dim=-1).float()
-    attention = attention / norms.clamp(min=1e-12).unsqueeze(-2)  # its sum plays no part: a direction is what counts
-    seen = torch.nn.functional.normalize((attention.to(cells.dtype) @ cells).float(), dim=-1)
+        cells, maps = cells.float(), maps.float()
+    norms = torch.linalg.vector_norm(cells, dim=-1).float().clamp(min=1e-12)
+    seen = torch.nn.functional.normalize((_GroupAttention.apply(maps, groups, norms).to(cells.dtype) @ cells).float(), dim=-1)
     others = torch.nn.functional.normalize(seen.sum(1, keepdim=True) - seen, dim=-1)
     logits = seen @ others.mT / temperature
     return -logits.log_softmax(-1).diagonal(dim1=-2, dim2=-1).mean((1, 2))
 
 
-class _GroupSums(torch.autograd.Function):
-    """(R, B, W, n, n) maps -> (R, B, K, n * n) sums over the filters f of group f mod K.
+class _GroupAttention(torch.autograd.Function):
+    """(R, B, W, n, n) maps -> (R, B, K, n * n): the 4th power of each group's sum over its (detached) peak, over `norms`.
 
-    What costs time are passes over the memory of the maps, which lie as channels last: as a sum its gradient takes six times as
-    long, as a product the sum itself three times.
+    Its sum over cells plays no part: what a group sees is a direction. `norms`: (R, B, n * n), of the performer's feature at
+    each cell: dividing the attention by them normalises the feature, which is larger. Written out, as passes over the memory of
+    maps are what it costs: they lie as channels last, where a sum over groups is fastest as a product.
     """
 
     @staticmethod
-    def forward(ctx, maps: Tensor, groups: int) -> Tensor:
-        ctx.shape, width = maps.shape, maps.shape[2]
-        ctx.member = torch.eye(groups, device=maps.device).repeat(1, -(-width // groups))[:, :width]  # (K, W)
-        return ctx.member @ maps.flatten(3)
+    def forward(ctx, maps: Tensor, groups: int, norms: Tensor) -> Tensor:
+        member = torch.eye(groups, dtype=maps.dtype, device=maps.device)
+        member = member.repeat(1, -(-maps.shape[2] // groups))[:, : maps.shape[2]]  # (K, W)
+        share = (member @ maps.flatten(3)).float()
+        peaks = share.amax(-1, keepdim=True).clamp(min=1e-12)
+        share /= peaks
+        cubed = (share * share).mul_(share).div_(norms.unsqueeze(-2))
+        attention = share.mul_(cubed)
+        ctx.shape = maps.shape
+        ctx.save_for_backward(cubed.mul_(4 / peaks), member)
+        return attention
 
     @staticmethod
-    def backward(ctx, grad_output: Tensor) -> tuple[Tensor, None]:
-        return (grad_output.mT @ ctx.member).mT.reshape(ctx.shape), None
+    def backward(ctx, grad_output: Tensor) -> tuple[Tensor, None, None]:
+        slope, member = ctx.saved_tensors
+        grad = (grad_output * slope).to(member.dtype)
+        return (grad.mT @ member).mT.reshape(ctx.shape), None, None

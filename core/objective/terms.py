@@ -104,14 +104,19 @@ class Step:
         return self.unmasked_maps[-1].float()
 
     @functools.cached_property
+    def top_peaks(self) -> Tensor:
+        """Their largest values, (B, R * W) float32, detached."""
+        return self.top_maps.detach().amax((2, 3))
+
+    @functools.cached_property
     def places(self) -> tuple[Tensor, Tensor] | None:
         """Soft positions (R, B, W, 2) and strengths (R, B, W) of the top interpretable maps; None without that track."""
         from paraphrase.core.objective.places import soft_positions, strengths
 
         if not self.unmasked_maps:
             return None
-        peaks = self.top_maps.detach().flatten(2).mT.amax(1)
-        return self.by_replicate(soft_positions(self.top_maps, self.grid, peaks)), strengths(self.by_replicate(peaks))
+        positions = soft_positions(self.top_maps, self.grid, self.top_peaks)
+        return self.by_replicate(positions), strengths(self.by_replicate(self.top_peaks))
 
 
 class Term(NamedTuple):
@@ -155,7 +160,8 @@ def _filter(step: Step) -> Tensor | None:
     for maps in layers:
         width = maps.shape[1] // step.replicates
         labels = step.labels.t().repeat_interleave(width, 1) if step.loss.filter_loss == "category" else None
-        per_filter = filter_loss(maps, step.by_filter(step.vector("kappa"), maps), step.loss.template_beta, labels)
+        kappa, peaks = step.by_filter(step.vector("kappa"), maps), step.top_peaks if maps is step.top_maps else None
+        per_filter = filter_loss(maps, kappa, step.loss.template_beta, labels, peaks)
         values.append(step.mean_over_filters(per_filter) / len(layers))
     return sum(values[1:], values[0])
 
@@ -183,7 +189,7 @@ def _groups(step: Step) -> Tensor | None:
 
     if not step.unmasked_maps:
         return None
-    maps, feature = step.by_replicate(step.top_maps), step.by_replicate(step.feature)
+    maps, feature = step.by_replicate(step.unmasked_maps[-1]), step.by_replicate(step.feature)
     return group_information(maps, feature, min(step.loss.groups, maps.shape[2]), step.loss.group_temperature)
 
 
