@@ -20,10 +20,18 @@ from pathlib import Path
 from paraphrase.core.config import DataConfig
 from paraphrase.core.data import sources
 from paraphrase.core.data.checks import Checked, check_images, check_record
-from paraphrase.core.data.protocol import against_others, choose_categories, merge_landmarks, require_images
+from paraphrase.core.data.protocol import (
+    against_others,
+    choose_categories,
+    merge_landmarks,
+    require_images,
+    same_pictures,
+    seen_landmarks,
+)
 from paraphrase.core.data.records import WHOLE_IMAGE, Dataset, Record, Source, crop
 from paraphrase.core.errors import InputError
 from paraphrase.core.foreign import called
+from paraphrase.core.terminal.console import say
 
 __all__ = ["WHOLE_IMAGE", "Dataset", "Record", "Source", "crop", "load_dataset", "load_source", "outline"]
 
@@ -76,6 +84,17 @@ def load_dataset(config: DataConfig) -> Dataset:
     checked = check_images([r.image for r in chain(*splits)])
     problems = list(source.problems)
     train, test = (_sound_records(split, checked, problems) for split in splits)
+    content = {image: found.sha256 for image, found in checked.items() if isinstance(found, Checked)}
+    in_both, test, doubled = same_pictures(train, test, content)
+    problems += in_both
+    notes = list(source.notes)
+    if doubled:
+        notes.append(f"{source.name}: {doubled} objects are there twice in their split, with the same picture and box")
+    if names and not seen_landmarks(names, test, asked_for=bool(config.landmarks)):
+        notes.append(f"{source.name}: no landmark is visible in a test image ({', '.join(names)}); going on without landmarks")
+        names, (train, test) = [], ([replace(r, landmarks={}) for r in split] for split in (train, test))
+    for note in notes:
+        say(note)
     if problems and not config.skip_bad:
         raise InputError(_report(problems))
 

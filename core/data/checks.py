@@ -31,6 +31,9 @@ SLACK_PIXELS = 2.0
 SLACK_SHARE = 0.1
 """... with this share of its area (careless annotation). It is then clipped; beyond that it is damage."""
 
+SIDEWAYS = (5, 6, 7, 8)
+"""EXIF orientations of an image that is stored on its side."""
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -42,8 +45,13 @@ class Checked:
     """Pixels, of the upright image."""
     sha256: str
     """Hex, of the file's bytes."""
-    turned: bool
-    """Whether its EXIF orientation says that it is not stored upright."""
+    orientation: int
+    """EXIF: 1: stored upright; 2 to 4: mirrored or upside down; 5 to 8: on its side."""
+
+    @property
+    def stored(self) -> tuple[int, int]:
+        """Width and height in pixels, as it is stored."""
+        return (self.height, self.width) if self.orientation in SIDEWAYS else (self.width, self.height)
 
 
 def check_images(paths: Iterable[Path]) -> dict[Path, Checked | str]:
@@ -93,7 +101,7 @@ def check_image(path: Path) -> Checked | str:
             if min(width, height) < MIN_SIDE:
                 return f"the image has {width} x {height} pixels; at least {MIN_SIDE} x {MIN_SIDE} are needed"
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            if orientation in (5, 6, 7, 8):  # on its side
+            if orientation in SIDEWAYS:
                 width, height = height, width
             image.load()
             to_rgb(image)
@@ -103,7 +111,7 @@ def check_image(path: Path) -> Checked | str:
         return f"is not an image in a known format ({', '.join(FORMATS)})"
     except Exception as error:  # damaged files raise nearly anything: OSError, SyntaxError, struct.error, zlib.error
         return f"cannot be decoded ({' '.join(str(error).split()) or type(error).__name__})"
-    return Checked(width, height, hashlib.sha256(content).hexdigest(), orientation in range(2, 9))
+    return Checked(width, height, hashlib.sha256(content).hexdigest(), orientation if orientation in range(2, 9) else 1)
 
 
 def check_record(record: Record, image: Checked | str) -> Record | str:
@@ -111,17 +119,26 @@ def check_record(record: Record, image: Checked | str) -> Record | str:
     if isinstance(image, str):
         where = f"{record.origin}: " if record.origin and record.origin != str(record.image) else ""
         return f"{where}{record.image}: {image}"
-    if image.turned and (record.box != WHOLE_IMAGE or any(visible for _, _, visible in record.landmarks.values())):
-        where = f"{record.origin}: " if record.origin != str(record.image) else ""
-        doubt = "is turned by its EXIF orientation, and what is annotated may be of either view"
-        return f"{where}{record.image}: {doubt}; store it upright, for example by `mogrify -auto-orient`"
-    box = fit_box(record.box, image.width, image.height)
+    where = f"{record.origin}: " if record.origin != str(record.image) else ""
+    upright, annotated = (image.width, image.height), record.box != WHOLE_IMAGE or any(v for _, _, v in record.landmarks.values())
+    if record.size is not None and record.size not in (upright, image.stored):
+        said, is_ = (" x ".join(f"{side:g}" for side in size) for size in (record.size, image.stored))
+        return f"{where}{record.image}: has {is_} pixels, its annotation says {said}; one of them was resized or turned"
+    turned = image.orientation != 1
+    if turned and annotated:
+        # a stated size tells which view was annotated, if the image is on its side and not a square
+        if record.size is None or upright == image.stored:
+            doubt = "is turned by its EXIF orientation, and what is annotated may be of either view"
+            return f"{where}{record.image}: {doubt}; store it upright, for example by `mogrify -auto-orient`"
+        turned = record.size == upright
+    width, height = upright if turned else image.stored
+    box = fit_box(record.box, width, height)
     if isinstance(box, str):
         return f"{record.box_origin or record.origin}: {box}"
     for name, (x, y, visible) in record.landmarks.items():
         if visible and not (math.isfinite(x) and math.isfinite(y)):
             return f"{record.origin}: landmark {name!r} is visible, but its position is {x}, {y}"
-    return replace(record, box=box, turned=image.turned)
+    return replace(record, box=box, turned=turned)
 
 
 def fit_box(box: tuple[float, float, float, float], width: int, height: int) -> tuple[float, float, float, float] | str:
@@ -172,7 +189,7 @@ def _recall(memory: Path) -> dict[str, list]:
 
 def _rules() -> list:
     """What a remembered result depends on besides the file."""
-    return [2, MIN_SIDE, Image.MAX_IMAGE_PIXELS, list(FORMATS)]
+    return [3, MIN_SIDE, Image.MAX_IMAGE_PIXELS, list(FORMATS)]
 
 
 def _remember(
@@ -183,7 +200,7 @@ def _remember(
 ) -> None:
     """Write atomically; a home that cannot be written to only means that the next load checks again."""
     images = {
-        str(path): [*(signatures[path] or []), found.width, found.height, found.sha256, found.turned]
+        str(path): [*(signatures[path] or []), found.width, found.height, found.sha256, found.orientation]
         for path, found in results.items()
         if isinstance(found, Checked)
     }

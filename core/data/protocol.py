@@ -54,6 +54,11 @@ def choose_categories(source: Source, config: DataConfig) -> list[int]:
     if config.single_category is not None:
         positive = _find(config.single_category, source, "data.single_category")
         chosen = [positive, *(i for i in chosen if i != positive)]
+    if len(chosen) < 2 and len(source.categories) < 2:
+        (only,) = source.categories or ["none"]
+        raise InputError(
+            f"data.path: {source.name} has one category, {only}; its classifier needs images without it, as a second category"
+        )
     if len(chosen) < 2:
         have = ", ".join(source.categories[i] for i in chosen) or "none"
         hint = "" if config.single_category else "; for one against the others set data.single_category"
@@ -158,6 +163,40 @@ def draw_test(count: int, share: float, seed: int, category: str) -> set[int]:
         return set()
     rng = np.random.default_rng([seed, zlib.crc32(category.encode(errors="surrogateescape"))])
     return set(rng.permutation(count)[: min(count - 1, max(1, round(count * share)))].tolist())
+
+
+def same_pictures(train: list[Record], test: list[Record], content: Mapping[Path, str]) -> tuple[list[str], list[Record], int]:
+    """Pictures that are in both splits, and doubles within one, by what the files contain.
+
+    Args:
+        content: image -> hash of its file.
+
+    Returns:
+        A line for each such record of the test split, the test split without them, and how many objects a split has twice.
+    """
+    known = {content[r.image]: r for r in reversed(train)}
+    problems = [
+        f"{r.origin}: {r.image} is a training picture, too ({known[content[r.image]].image})"
+        for r in test
+        if content[r.image] in known
+    ]
+    kept = [r for r in test if content[r.image] not in known]
+    doubled = sum(len(split) - len({(content[r.image], r.box) for r in split}) for split in (train, kept))
+    return problems, kept, doubled
+
+
+def seen_landmarks(names: Sequence[str], test: list[Record], asked_for: bool) -> bool:
+    """Whether any landmark is visible in a test image.
+
+    Raises:
+        InputError: if none is, though `data.landmarks` asks for them.
+    """
+    seen = any(visible for record in test for _, _, visible in record.landmarks.values())
+    if names and not seen and asked_for:
+        raise InputError(
+            f"data.landmarks: none of {', '.join(names)} is visible in a test image; their parts are marked as not visible"
+        )
+    return seen
 
 
 def climbs_out(path: str, root: Path, inside: str) -> str | None:

@@ -37,8 +37,10 @@ class Record:
     """Where it was read, for messages: `birds/images.txt:12`."""
     box_origin: str = ""
     """Where its box was read; empty: `origin`."""
+    size: tuple[float, float] | None = None
+    """Width and height that the annotation gives for the image; None: it gives none."""
     turned: bool = False
-    """Whether the file's EXIF orientation is applied first. `load_dataset` sets it, where nothing is annotated in the image."""
+    """Whether the file's EXIF orientation is applied first. `load_dataset` sets it where what is annotated allows it."""
 
 
 @dataclass
@@ -59,6 +61,8 @@ class Source:
     """One line for each image that the loader had to leave out; without `skip_bad` they become the error."""
     category_origins: list[str] = field(default_factory=list)
     """Where each category was read (`birds/classes.txt:3`), for messages; may be empty."""
+    notes: list[str] = field(default_factory=list)
+    """Lines for the user about what the loader passed over or took in one of two ways."""
 
 
 @dataclass

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from paraphrase.core.config import Config, to_mapping
+from paraphrase.core.data.folders import walk
 from paraphrase.core.errors import InputError
 from paraphrase.core.features.cache import META, VERSION, FeatureCache, caches, load_cache, remove_cache
 from paraphrase.core.files import write_atomically
@@ -65,7 +67,8 @@ def _stamp(config: Config, files: list[str]) -> str:
     digest = hashlib.sha256()
     for name in files:
         path = Path(name)
-        for file in [path, *sorted(path.rglob("*"))] if path.is_dir() else [path]:
-            status = file.stat() if file.exists() else None
-            digest.update(f"{file}:{status and (status.st_size, status.st_mtime_ns)}".encode())
+        below = [os.path.join(root, file) for root, names in walk(path) for file in names] if path.is_dir() else [name]
+        for file in sorted(below):
+            status = os.stat(file) if os.path.exists(file) else None
+            digest.update(os.fsencode(f"{file}:{status and (status.st_size, status.st_mtime_ns)}"))
     return digest.hexdigest()

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from paraphrase.core.config import DataConfig
+from paraphrase.core.data.folders import left_behind
 from paraphrase.core.data.protocol import draw_test
 from paraphrase.core.data.records import Landmark, Record, Source
 from paraphrase.core.errors import InputError
@@ -51,20 +52,26 @@ def load(config: DataConfig) -> Source:
     folder = Path(config.path)
     annotations = folder / "Annotations_Part" if (folder / "Annotations_Part").is_dir() else folder
     images = folder / "JPEGImages" if (folder / "JPEGImages").is_dir() else annotations
-    files = sorted(annotations.glob("*.mat"))
+    files = sorted(f for f in annotations.glob("*.mat") if not left_behind(f.name))
     if not files:
         raise InputError(f"data.path: there is no .mat file in {annotations}; {WHERE}")
     testing = _test_names(folder, [f.stem for f in files], config)
     splits: tuple[list[Record], list[Record]] = [], []
     problems: list[str] = []
+    small = 0
     for file, objects in _read_all(folder, files):
         if isinstance(objects, str):
             problems.append(f"{file}: {objects}")
         elif file.stem in testing:
             for k, found in enumerate(objects):
-                if min(found["box"][2:]) >= config.min_object and (config.truncated or not found["truncated"]):
+                if min(found["box"][2:]) < config.min_object:
+                    small += 1
+                elif config.truncated or not found["truncated"]:
                     splits[testing[file.stem]].append(_record(images / f"{file.stem}.jpg", f"{file}: object {k + 1}", found))
-    return Source(folder.resolve().name, list(ANIMALS), list(PARTS), splits[0], splits[1], problems)
+    said = f"{annotations}: {small} objects are smaller than data.min_object ({config.min_object:g} pixels); left out"
+    return Source(
+        folder.resolve().name, list(ANIMALS), list(PARTS), splits[0], splits[1], problems, notes=[said] if small else []
+    )
 
 
 def _test_names(folder: Path, names: list[str], config: DataConfig) -> dict[str, bool]:
@@ -88,7 +95,7 @@ def _read_all(folder: Path, files: list[Path]) -> list[tuple[Path, list[Found] |
     """The animals of each file, or what is wrong with it; from what was kept where the file has not changed since."""
     key = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     kept_file = home() / "data" / "pascal_part" / f"{key}.json"
-    kept = json.loads(kept_file.read_text(encoding="utf-8")) if kept_file.exists() else {}
+    kept = _kept(kept_file)
     current: dict[str, Any] = {}
     for file in files:
         status = file.stat()
@@ -98,6 +105,16 @@ def _read_all(folder: Path, files: list[Path]) -> list[tuple[Path, list[Found] |
     if current != kept:
         write_atomically(kept_file, json.dumps(current))
     return [(file, current[file.name]["objects"]) for file in files]
+
+
+def _kept(file: Path) -> dict[str, Any]:
+    """What was kept; nothing if that is not there or damaged."""
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    sound = isinstance(kept, dict) and all(isinstance(e, dict) and {"stamp", "objects"} <= e.keys() for e in kept.values())
+    return kept if sound else {}
 
 
 def read_objects(file: Path) -> list[Found] | str:

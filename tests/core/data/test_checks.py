@@ -109,7 +109,7 @@ def test_a_box_that_shows_nothing_of_the_image_is_damage(box: tuple, reason: str
 
 
 def test_a_visible_landmark_without_a_position_is_damage_and_an_invisible_one_is_not() -> None:
-    image = Checked(100, 80, "", False)
+    image = Checked(100, 80, "", 1)
     nan = float("nan")
     bad = Record(Path("a.png"), WHOLE_IMAGE, 0, {"head": (nan, 3.0, True)}, "list.txt:3")
     assert check_record(bad, image) == "list.txt:3: landmark 'head' is visible, but its position is nan, 3.0"

@@ -224,3 +224,112 @@ def test_a_list_that_is_none_is_named(folder: Path, key: str) -> None:
 def test_json_nested_without_end_is_named(folder: Path) -> None:
     with pytest.raises(InputError, match=r"a\.json: cannot be read as JSON"):
         load(write(folder, "a.json", "[" * 100_000))
+
+
+def of(numbers: range, **fields: Any) -> dict[str, Any]:
+    """A file of these images alone."""
+    data = content()
+    data["annotations"] = [a for a in data["annotations"] if a["image_id"] in numbers]
+    data["images"] = [i | fields for i in data["images"] if i["id"] in numbers]
+    return data
+
+
+def error(config: DataConfig) -> str:
+    with pytest.raises(InputError) as caught:
+        load_dataset(config)
+    return str(caught.value)
+
+
+def test_of_several_files_each_says_its_split(folder: Path) -> None:
+    write(folder, "birds_train.json", of(range(6)))
+    config = write(folder, "birds.json", of(range(6, 8)))
+    assert "birds.json: is one of 2 files of keypoints; its name must say whether it is train, test or val" in error(config)
+    (folder / "annotations" / "birds.json").rename(folder / "annotations" / "birds-Training2.json")
+    assert "are all of one split; a train and a test or val file are needed" in error(config)
+
+
+def test_test_goes_before_val_with_a_line(folder: Path) -> None:
+    write(folder, "birds_train.json", of(range(4)))
+    write(folder, "birds_val.json", of(range(4, 6)))
+    source = load(write(folder, "birds_test.json", of(range(6, 8))))
+    assert [r.image.stem for r in source.test] == ["6", "7"] and len(source.train) == 4
+    assert source.notes[0].endswith("birds_val.json: is passed over, since there is a test split")
+
+
+def test_a_picture_of_two_splits_is_named(folder: Path) -> None:
+    write(folder, "x-train-split1.json", of(range(6)))
+    message = error(write(folder, "x-test-split1.json", of(range(5, 8))))
+    assert "x-test-split1.json: annotations[0]: " in message and "5.png is a training picture, too (" in message
+
+
+def test_a_file_that_a_system_left_behind_is_passed_over(folder: Path) -> None:
+    (folder / "annotations" / "._animals.json").write_bytes(b"\0\5\x16\7")
+    assert load(write(folder, "animals.json", content())).categories == ["cat", "bird"]
+
+
+@pytest.mark.parametrize("key", ["images", "categories"])
+def test_an_id_that_is_there_twice_is_named(folder: Path, key: str) -> None:
+    data = content()
+    data[key].append(data[key][0])
+    load(write(folder, "animals.json", data))  # the same once more does no harm
+    data[key].append(data[key][1] | {"id": data[key][0]["id"]})
+    message = error(write(folder, "animals.json", data))
+    assert f"animals.json: {key}[{len(data[key]) - 1}]: its id {data[key][0]['id']} is that of {key}[0] already" in message
+
+
+def test_a_stated_size_must_be_the_image_s(folder: Path) -> None:
+    assert len(load_dataset(write(folder, "animals.json", of(range(8), width=100, height=80))).train) == 4
+    message = error(write(folder, "animals.json", of(range(8), width=50, height=40)))
+    assert "0.png: has 100 x 80 pixels, its annotation says 50 x 40; one of them was resized or turned" in message
+
+
+@pytest.mark.parametrize(("stated", "turned"), [((80, 100), True), ((100, 80), False)])
+def test_a_stated_size_tells_which_view_of_a_turned_image_is_annotated(
+    folder: Path, stated: tuple[int, int], turned: bool
+) -> None:
+    for file in (folder / "images").iterdir():
+        with Image.open(file) as image:
+            exif = image.getexif()
+            exif[0x0112] = 6  # to be turned by a quarter
+            image.save(file, exif=exif)
+    data = load_dataset(write(folder, "animals.json", of(range(8), width=stated[0], height=stated[1])))
+    assert all(record.turned is turned for record in data.train + data.test)
+
+
+def test_without_a_flag_of_2_those_of_1_are_seen_with_a_line(folder: Path) -> None:
+    data = content()
+    for annotation in data["annotations"]:
+        annotation["keypoints"] = [20, 10, 1, 0, 0, 0]
+    source = load(write(folder, "animals.json", data))
+    assert all(r.landmarks["nose"][2] and not r.landmarks["tail"][2] for r in source.train + source.test)
+    assert source.notes[0].endswith("no keypoint has the flag 2 (labelled and seen), so 1 is taken for seen")
+
+
+def test_landmarks_that_are_never_visible_are_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = content()
+    for annotation in data["annotations"]:
+        annotation["keypoints"] = [0] * 6
+    config = write(folder, "animals.json", data)
+    found = load_dataset(config)
+    assert found.landmarks == [] and all(not r.landmarks for r in found.train + found.test)
+    assert (
+        "coco: no landmark is visible in a test image (nose, tail, wing); going on without landmarks" in capsys.readouterr().err
+    )
+    config.landmarks = {"face": ["nose"]}
+    assert error(config).startswith("data.landmarks: none of face is visible in a test image")
+
+
+def test_categories_that_nothing_is_annotated_of_are_left_out_with_a_line(folder: Path) -> None:
+    data = content()
+    data["categories"].insert(0, {"id": 0, "name": "animals", "keypoints": ["root"]})
+    source = load(write(folder, "animals.json", data))
+    assert source.categories == ["cat", "bird"] and source.parts == ["nose", "tail", "wing"]
+    assert source.notes[0].endswith("annotations: nothing is annotated of animals; left out")
+
+
+def test_objects_that_are_too_small_are_counted(folder: Path) -> None:
+    data = content()
+    for annotation in data["annotations"][:5]:
+        annotation["bbox"] = [0, 0, 0, 0]
+    notes = load(write(folder, "animals.json", data)).notes
+    assert notes[-1].endswith("6 objects are smaller than data.min_object (50 pixels); left out")

@@ -37,7 +37,7 @@ def test_the_extensions_are_those_of_torchvision() -> None:
 
 
 def test_the_images_are_those_that_torchvision_finds(image_folder: Write) -> None:
-    folder = image_folder("cat/b.png", "cat/a.PNG", "cat/deep/er/c.jpeg", "dog/x y.jpg", "dog/.d.png", "dog/e.webp")
+    folder = image_folder("cat/b.png", "cat/a.PNG", "cat/deep/er/c.jpeg", "dog/x y.jpg", "dog/d.png", "dog/e.webp")
     (folder / "cat" / "notes.txt").write_text("no image")
     (folder / "readme.md").write_text("no folder")
     data = load_dataset(config(folder))
@@ -144,3 +144,93 @@ def test_landmarks_cannot_be_asked_for(image_folder: Write) -> None:
     assert "data.landmarks.head.0: unknown part 'head' (there are: none)" in error(
         config(pictures(image_folder), landmarks={"head": ["head"]})
     )
+
+
+def test_what_systems_leave_behind_is_passed_over(image_folder: Write) -> None:
+    folder = pictures(image_folder)
+    image_folder("cat/.ipynb_checkpoints/1-checkpoint.png", "__MACOSX/cat/1.png", "cat/.hidden.png")
+    (folder / "cat" / "._1.png").write_bytes(b"AppleDouble")
+    data = load_dataset(config(folder))
+    assert data.categories == ["cat", "dog"] and len(data.train) + len(data.test) == 15
+
+
+def test_each_real_folder_is_walked_once(image_folder: Write) -> None:
+    folder = pictures(image_folder)
+    os.symlink("..", folder / "cat" / "again")  # would bring the dogs, and the cats without end
+    os.symlink(".", folder / "dog" / "same")
+    (folder / "cat" / "more").mkdir()
+    (folder / "cat" / "0.png").rename(folder / "cat" / "more" / "0.png")
+    os.symlink("more", folder / "cat" / "once more")
+    data = load_dataset(config(folder))
+    assert Counter(r.label for r in data.train + data.test) == {0: 10, 1: 5}
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("Train", "Test"), ("training_set", "test_set"), ("seg_train", "seg_test"), ("train", "validation"), ("TRAIN", "Valid")],
+)
+def test_splits_are_known_in_any_spelling(image_folder: Write, train: str, test: str) -> None:
+    folder = image_folder(*(f"{split}/{c}/{i}{split}.png" for split in (train, test) for c in ("cat", "dog") for i in range(2)))
+    data = load_dataset(config(folder))
+    assert data.categories == ["cat", "dog"] and {r.image.parts[-3] for r in data.test} == {test}
+    assert {r.image.parts[-3] for r in data.train} == {train}
+
+
+def test_a_test_folder_without_categories_is_passed_over_for_val(image_folder: Write) -> None:
+    names = [f"{split}/{c}/{i}.png" for split in ("train", "val") for c in ("cat", "dog") for i in range(2)]
+    data = load_dataset(config(image_folder(*names, "test/0001.png", "test/0002.png")))
+    assert {r.image.parts[-3] for r in data.test} == {"val"} and len(data.train) == len(data.test) == 4
+
+
+def test_without_another_split_the_training_folder_is_split(image_folder: Write) -> None:
+    names = [f"train/{c}/{i}.png" for c in ("cat", "dog") for i in range(5)]
+    data = load_dataset(config(image_folder(*names, "test/0001.png")))
+    assert data.categories == ["cat", "dog"] and len(data.train) == 8 and len(data.test) == 2
+
+
+def test_splits_of_unknown_names_are_not_taken_for_categories(image_folder: Write) -> None:
+    folder = image_folder(*(f"{split}/{c}/{i}.png" for split in ("fold_a", "fold_b") for c in ("cat", "dog") for i in range(2)))
+    assert error(config(folder)) == (
+        f"{folder}: fold_a, fold_b hold the same folders (cat, dog), so they look like splits, not like categories; "
+        f"name them train and test"
+    )
+
+
+def test_categories_whose_names_have_such_words_are_categories(image_folder: Write) -> None:
+    data = load_dataset(config(image_folder(*(f"{c}/deep/{i}.png" for c in ("train station", "test tube") for i in range(4)))))
+    assert data.categories == ["test tube", "train station"]
+
+
+def test_names_that_are_not_utf_8_are_read_like_others(image_folder: Write) -> None:
+    folder = pictures(image_folder)
+    (folder / "cat" / "0.png").rename(os.fsdecode(os.fsencode(folder / "cat") + b"/caf\xe9.png"))
+    (folder / "dog").rename(os.fsdecode(os.fsencode(folder) + b"/d\xf6g"))
+    data = load_dataset(config(folder))
+    assert data.categories[-1] == "d\ufffdg" and len(data.train) + len(data.test) == 15
+
+
+def test_pictures_that_cannot_be_read_are_counted(image_folder: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = pictures(image_folder)
+    for i in range(3):
+        (folder / "cat" / f"phone{i}.HEIC").write_bytes(b"heic")
+    load_dataset(config(folder))
+    assert capsys.readouterr().err == f"{folder}: 3 .heic files are passed over; convert them, e.g. to .jpg\n"
+
+
+def test_a_picture_in_both_splits_is_named_or_left_out(image_folder: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"{split}/{c}/{i}.png" for split in ("train", "test") for c in ("cat", "dog") for i in range(3)]
+    folder = image_folder(*names)
+    twice = folder / "train" / "dog" / "1.png"
+    (folder / "test" / "cat" / "2.png").write_bytes(twice.read_bytes())
+    (folder / "train" / "cat" / "copy.png").write_bytes((folder / "train" / "cat" / "0.png").read_bytes())
+    line = f"{folder / 'test' / 'cat' / '2.png'}: {folder / 'test' / 'cat' / '2.png'} is a training picture, too ({twice})"
+    assert error(config(folder)).endswith(" (--skip-bad leaves such images out)") and line.split(": ")[1] in error(config(folder))
+    data = load_dataset(config(folder, skip_bad=True))
+    assert len(data.train) == 7 and len(data.test) == 5
+    assert "pictures: 1 objects are there twice in their split" in capsys.readouterr().err
+
+
+def test_one_category_alone_says_what_is_missing(image_folder: Write) -> None:
+    message = "data.path: pictures has one category, cat; its classifier needs images without it, as a second category"
+    folder = image_folder(*(f"cat/{i}.png" for i in range(4)))
+    assert error(config(folder)) == error(config(folder, single_category="cat")) == message

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ def write(folder: Path, name: str, *objects: dict[str, Any]) -> None:
             parts[j] = {"part_name": part, "mask": mask}
         made[i] = {"class": thing["class"], "class_ind": 3, "mask": thing["mask"], "parts": parts}
     savemat(folder / f"{name}.mat", {"anno": {"imname": name, "objects": made}})
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 100, 3), np.uint8)).save(folder / f"{name}.jpg")
+    Image.fromarray(np.random.default_rng(zlib.crc32(name.encode())).integers(0, 255, (80, 100, 3), np.uint8)).save(
+        folder / f"{name}.jpg"
+    )
 
 
 @pytest.fixture
@@ -131,3 +134,18 @@ def test_real_files_agree_with_their_masks() -> None:
             union |= part.mask > 0
     rows, columns = np.nonzero(union)
     assert dog.landmarks["head"] == (pytest.approx(columns.mean() + 0.5), pytest.approx(rows.mean() + 0.5), True)
+
+
+@pytest.mark.parametrize("damage", ["", "[1]", '{"2008_000000.mat": 3}'])
+def test_what_was_kept_is_read_anew_where_it_is_damaged(folder: Path, damage: str, tmp_path: Path) -> None:
+    config = DataConfig(source="pascal_part", path=str(folder))
+    first = load(config)
+    (kept,) = (tmp_path / "home" / "data" / "pascal_part").iterdir()
+    kept.write_text(damage)
+    assert load(config) == first
+
+
+def test_small_objects_that_are_left_out_are_counted(folder: Path) -> None:
+    (note,) = load(DataConfig(source="pascal_part", path=str(folder), min_object=50)).notes
+    assert note.endswith("10 objects are smaller than data.min_object (50 pixels); left out")
+    assert not load(DataConfig(source="pascal_part", path=str(folder), min_object=1)).notes
