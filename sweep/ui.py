@@ -12,7 +12,7 @@ from paraphrase.core.errors import InputError
 from paraphrase.core.home import home
 from paraphrase.core.terminal.console import waiting
 from paraphrase.sweep.record.tracking import SHARED_VIEW, open_client, quiet_mlflow, runs_of
-from paraphrase.sweep.settings.folder import artifact_root, read_sweep, tracking_uri, without_password
+from paraphrase.sweep.settings.folder import ARTIFACTS, artifact_root, read_sweep, tracking_uri, without_password
 from paraphrase.sweep.study.results import load
 from paraphrase.sweep.study.study import identity_of
 
@@ -70,7 +70,7 @@ def serve(name: str | None, port: int, browser: bool) -> int:
         print(f"{without_password(uri).rstrip('/')}{address}")
         return 0
     port = free_port(port)
-    artifacts = (sweep and artifact_root(sweep)) or (home() / "mlartifacts").as_uri()
+    artifacts = (sweep and artifact_root(sweep)) or (home() / ARTIFACTS).as_uri()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     server = subprocess.Popen(
         [*command, "--default-artifact-root", artifacts],

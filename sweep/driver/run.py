@@ -40,6 +40,7 @@ from paraphrase.sweep.settings.folder import (
     without_password,
     yaml_of,
 )
+from paraphrase.sweep.settings.places import absolute
 from paraphrase.sweep.study.changes import check_budget, with_resources
 from paraphrase.sweep.study.lease import SECONDS, leased
 from paraphrase.sweep.study.results import complete_trials, why_none_is_complete
@@ -82,6 +83,7 @@ def run_sweep(sweep: SweepConfig) -> None:
     Raises:
         InputError: if there is a sweep of this name, or data, tracking store or warm start are bad; then nothing is left behind.
     """
+    sweep = absolute(sweep)
     refuse_existing(sweep)
     with locked(sweep.name), _sigterm_like_sigint():
         try:
@@ -118,11 +120,21 @@ def resume_sweep(name: str, trials: int | None = None, changes: dict[str, Any] |
         if trials is not None:
             check_budget(sweep, trials)
             sweep = replace(sweep, trials=trials)
+        _refuse_lost_study(sweep)
         if trials is not None or changes:
             keep_sweep(sweep)
         with _place(sweep) as tasks:
             _prepare(sweep, tasks)
             _drive(sweep, tasks, SECONDS + 5, failed_again)
+
+
+def _refuse_lost_study(sweep: SweepConfig) -> None:
+    """Raises InputError if trials were begun whose study is not there: a new one would begin again, over them."""
+    if (sweep_folder(sweep.name) / "trials").exists() and not study_exists(storage_url(sweep), sweep.name):
+        where = without_password(storage_url(sweep))
+        raise InputError(
+            f"sweep {sweep.name}: its study is not in {where} any more; bring it back, or `paraphrase sweep delete {sweep.name}`"
+        )
 
 
 @contextmanager

@@ -6,17 +6,19 @@ import functools
 import json
 import logging
 import os
+import sqlite3
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from paraphrase.core.errors import InputError, first_line
-from paraphrase.core.terminal.console import say
+from paraphrase.core.terminal.console import say, waiting
 from paraphrase.sweep.patience import patiently
-from paraphrase.sweep.settings.folder import sqlite_file, without_password
+from paraphrase.sweep.settings.folder import ARTIFACTS, sqlite_file, without_password
 from paraphrase.sweep.study.study import IDENTITY
 
 if TYPE_CHECKING:
@@ -60,12 +62,34 @@ def open_client(uri: str) -> MlflowClient:
         if file := sqlite_file(uri):
             file.parent.mkdir(parents=True, exist_ok=True)
         client = MlflowClient(tracking_uri=uri)
-        client.search_experiments(max_results=1)
+        with waiting(f"waiting for the tracking server {without_password(uri)}"):
+            client.search_experiments(max_results=1)
+        if file:
+            _follow_moved(file.absolute())
     except Exception as error:
         first = without_password(first_line(error))
         remedy = "; start the server with `--allowed-hosts` that has this name and port" if "Invalid Host" in first else ""
         raise InputError(f"tracking_uri: {without_password(uri)} cannot be opened: {first}{remedy}") from None
     return client
+
+
+def _follow_moved(file: Path) -> None:
+    """Where a sqlite store was moved together with the artifacts beside it, have it find them there."""
+    here = file.parent / ARTIFACTS
+    with closing(sqlite3.connect(file, timeout=120)) as database, database:
+        for (location,) in database.execute("SELECT artifact_location FROM experiments").fetchall():
+            before = Path(unquote(urlsplit(location or "").path))
+            if not str(location).startswith("file://") or before.name != ARTIFACTS or before == here:
+                continue
+            if before.exists() or not here.is_dir():  # it is another store's, or they were not moved with it
+                continue
+            columns = ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location")
+            for table, column in columns:
+                database.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                    (here.as_uri(), len(location) + 1, len(location), location),
+                )
+            say(f"MLflow: {file.parent} was {before.parent}; what is recorded there is found again")
 
 
 def open_experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:

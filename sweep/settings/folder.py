@@ -31,6 +31,8 @@ from paraphrase.sweep.store.objects import Store
 
 CHECKPOINT, EXPLAINER = "checkpoint", "explainer"
 SWEEP = "sweep.yaml"
+ARTIFACTS = "mlartifacts"
+"""Folder of the files of MLflow's runs, beside a database of its own."""
 ADDRESSES = ("storage", "tracking_uri")
 """Fields that may hold a password."""
 
@@ -132,15 +134,15 @@ def tracking_uri(sweep: SweepConfig) -> str:
 
 def sqlite_file(url: str) -> Path | None:
     """The file of a sqlite database, by its URL; None: it is another kind."""
-    return Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
+    return Path(url.removeprefix("sqlite:///").partition("?")[0]) if url.startswith("sqlite:///") else None
 
 
 def artifact_root(sweep: SweepConfig) -> str | None:
     """Where MLflow shall keep the files of runs, as a URI: beside a database of its own; None: a server knows by itself."""
     uri = tracking_uri(sweep)
     if file := sqlite_file(uri):
-        return (file.absolute().parent / "mlartifacts").as_uri()
-    return (home() / "mlartifacts").as_uri() if re.match(r"(postgresql|mysql|mssql)\b", uri) else None
+        return (file.absolute().parent / ARTIFACTS).as_uri()
+    return (home() / ARTIFACTS).as_uri() if re.match(r"(postgresql|mysql|mssql)\b", uri) else None
 
 
 def without_password(text: str) -> str:

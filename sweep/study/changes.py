@@ -8,6 +8,7 @@ from paraphrase.core.config import flatten, from_mapping, to_mapping
 from paraphrase.core.errors import InputError
 from paraphrase.sweep.settings.config import SweepConfig, check_sweep
 from paraphrase.sweep.settings.folder import read_sweep, storage_url
+from paraphrase.sweep.settings.places import absolute
 from paraphrase.sweep.study.study import open_study, own_trials, study_exists
 
 
@@ -17,7 +18,7 @@ def changes_since_begun(sweep: SweepConfig) -> tuple[int | None, dict[str, Any]]
     Raises:
         InputError: if anything else was different when it was begun; objectives that its data cannot give were taken out then.
     """
-    begun, now = (flatten(to_mapping(s)) for s in (read_sweep(sweep.name), sweep))
+    begun, now = (flatten(to_mapping(s)) for s in (read_sweep(sweep.name), absolute(sweep)))
     for field in sorted(begun.keys() | now.keys()):
         if not field.startswith(("trials", "resources.", "objectives.")) and begun.get(field) != now.get(field):
             raise InputError(

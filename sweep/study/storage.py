@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from paraphrase.core.errors import InputError, first_line
 from paraphrase.sweep.patience import OutOfPatience, patiently
-from paraphrase.sweep.settings.folder import without_password
+from paraphrase.sweep.settings.folder import sqlite_file, without_password
 
 Value = TypeVar("Value")
 
@@ -69,8 +69,8 @@ def _refuse_mlflows(url: str, arguments: dict[str, Any]) -> None:
 
 def refuse_network_file(url: str) -> None:
     """Raises InputError for a sqlite file on a network file system."""
-    file = Path(url.removeprefix("sqlite:///"))
-    if (kind := _file_system(file)) in NETWORK:
+    file = sqlite_file(url)
+    if file and (kind := _file_system(file)) in NETWORK:
         raise InputError(
             f"storage: {file} lies on a network file system ({kind}), where sqlite's locks do not hold; give `storage` and "
             "`tracking_uri` of servers, or set PARAPHRASE_HOME to a local disk and `store` to the shared folder"

@@ -26,7 +26,15 @@ from paraphrase.sweep.driver.run import _warm_start
 from paraphrase.sweep.driver.searcher import BATCH, drop_leftovers
 from paraphrase.sweep.record.tracking import open_client
 from paraphrase.sweep.settings.config import load_sweep
-from paraphrase.sweep.settings.folder import CHECKPOINT, read_sweep, storage_url, sweep_folder, trial_folder, write_yaml
+from paraphrase.sweep.settings.folder import (
+    CHECKPOINT,
+    keep_sweep,
+    read_sweep,
+    storage_url,
+    sweep_folder,
+    trial_folder,
+    write_yaml,
+)
 from paraphrase.sweep.study.study import open_study
 from paraphrase.sweep.workers.batches import SECONDS_IN_BATCH, best_batch
 from paraphrase.sweep.workers.cluster import worker_settings
@@ -123,6 +131,16 @@ def test_interrupted_sweep_says_how_to_go_on_and_takes_a_larger_budget(home: Pat
     assert (Path(picked["folder"]) / "config.yaml").exists()
     assert paraphrase_here("sweep", "delete", "topped").returncode == 0
     assert "sweep topped: not found" in paraphrase_here("sweep", "show", "topped").stderr
+
+
+def test_a_study_that_is_gone_is_said_and_not_begun_again(home: Path, tmp_path: Path) -> None:
+    sweep = load_sweep(small_sweep(tmp_path, "gone", storage=f"sqlite:///{tmp_path / 'study.db'}"))
+    keep_sweep(sweep)
+    (home / "sweeps" / "gone" / "trials" / "0").mkdir(parents=True)
+    found = paraphrase_here("sweep", "resume", "gone")
+    assert found.returncode == 2 and not (tmp_path / "study.db").exists()
+    assert "sweep gone: its study is not in sqlite:///" in found.stderr and "paraphrase sweep delete gone" in found.stderr
+    assert paraphrase_here("sweep", "delete", "gone").returncode == 0
 
 
 def test_where_there_is_a_store_the_home_may_vanish(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import shutil
+import socket
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from paraphrase.core.errors import InputError
+from paraphrase.core.terminal import console
 from paraphrase.sweep.record.tracking import Tracker, delete_runs, open_client, open_experiment
 
 
@@ -146,3 +149,41 @@ def test_parent_metrics_are_written_once(store: MlflowClient, tmp_path: Path) ->
 def test_store_that_cannot_be_opened_is_bad_input() -> None:
     with pytest.raises(InputError, match=r"tracking_uri: sqlite:////proc/none/mlflow\.db cannot be opened"):
         open_client("sqlite:////proc/none/mlflow.db")
+
+
+def test_a_store_that_was_moved_with_its_artifacts_finds_them_again(
+    empty_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, after = tmp_path / "a home", tmp_path / "moved"
+    before.mkdir()
+    shutil.copy(empty_store, before / "mlflow.db")
+    client = open_client(f"sqlite:///{before / 'mlflow.db'}")
+    one = Tracker(client, open_experiment(client, "moved", (before / "mlartifacts").as_uri()), "moved", "id", {})
+    run = one.start_trial(0, "000", {})
+    (tmp_path / "config.yaml").write_text("a: 1")
+    one.end_trial(0, "complete", None, [tmp_path / "config.yaml"], end=1_700_000_009_000)
+    before.rename(after)
+    capsys.readouterr()
+    moved = open_client(f"sqlite:///{after / 'mlflow.db'}")
+    assert capsys.readouterr().err == f"MLflow: {after} was {before}; what is recorded there is found again\n"
+    assert [f.path for f in moved.list_artifacts(run)] == ["config.yaml"]
+    assert moved.get_run(run).info.artifact_uri == (after / "mlartifacts" / run / "artifacts").as_uri()
+    open_client(f"sqlite:///{after / 'mlflow.db'}")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_server_that_does_not_answer_is_said_and_given_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    monkeypatch.setattr(console, "SILENCE", 0.5)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        uri = f"http://me:secret@127.0.0.1:{server.getsockname()[1]}"
+        began = time.monotonic()
+        with pytest.raises(InputError, match=r"tracking_uri: http://me@127.0.0.1:.* cannot be opened"):
+            open_client(uri)
+    assert time.monotonic() - began < 30
+    said = capsys.readouterr().err
+    assert said.startswith("waiting for the tracking server http://me@127.0.0.1:") and "secret" not in said
