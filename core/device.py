@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
+from paraphrase.core.cores import cores
 from paraphrase.core.errors import InputError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -55,6 +56,12 @@ def without_denormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(before)
+
+
+def keep_to_cores() -> None:
+    """No more threads than this process may use cores, where a container's quota allows less than it sees."""
+    if torch.get_num_threads() > cores():
+        torch.set_num_threads(cores())
 
 
 def keep_memory() -> None:

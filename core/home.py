@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 NAME = ".paraphrase"
@@ -21,6 +22,20 @@ def home() -> Path:
     if "working_dir_files" in here.parts:
         return Path.home() / NAME
     return here / NAME
+
+
+def name_the_user() -> None:
+    """Where the user's number has no entry in the system's list, as in many containers, name a home folder and a name.
+
+    Ray, torch and getpass ask for them when they are imported, and fail.
+    """
+    import pwd
+
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        os.environ.setdefault("HOME", tempfile.gettempdir())
+        os.environ.setdefault("USER", f"uid{os.getuid()}")
 
 
 def hide_home() -> None:

@@ -17,6 +17,8 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from paraphrase.core.home import name_the_user
+
 if TYPE_CHECKING:
     from paraphrase.ablations.commands import Suite, ablate, load
     from paraphrase.core.commands import Explained, Trained, explain, train
@@ -52,6 +54,9 @@ try:
     __version__ = version("paraphrase")
 except PackageNotFoundError:  # a checkout that is not installed
     __version__ = "unknown"
+
+
+name_the_user()
 
 
 def __getattr__(name: str) -> Any:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
+from paraphrase.core.cores import cores
 from paraphrase.core.data.records import FORMATS, WHOLE_IMAGE, Record, to_rgb
 from paraphrase.core.home import home
 from paraphrase.core.terminal.progress import counted
@@ -73,7 +74,7 @@ def check_images(paths: Iterable[Path]) -> dict[Path, Checked | str]:
             results[path] = Checked(*entry[3:])
     unknown = [path for path in unique if path not in results]
     if unknown:
-        workers = min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        workers = min(16, cores())
         # PIL warns of odd metadata; filters are global to the process, so they are set before the threads start
         with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
             warnings.simplefilter("ignore")

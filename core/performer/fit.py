@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from paraphrase.core.config import Config, FitConfig
 from paraphrase.core.data import Dataset
 from paraphrase.core.data.records import Record, crop
-from paraphrase.core.device import autocast_for, choose_device, keep_memory, without_denormals
+from paraphrase.core.device import autocast_for, choose_device, keep_memory, keep_to_cores, without_denormals
 from paraphrase.core.errors import InputError
 from paraphrase.core.performer.graph import trace
 from paraphrase.core.performer.performer import Performer
@@ -129,6 +129,7 @@ def _fit(performer: Performer, dataset: Dataset, config: Config, progress: bool,
     device = choose_device(config.train.device)
     if device.type == "cpu":
         keep_memory()
+        keep_to_cores()
     autocast = autocast_for(config.train.precision, device)
     network = performer.network.to(device)
     for name, parameter in network.named_parameters():

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from paraphrase.core.config import Config, flatten, to_mapping
-from paraphrase.core.device import autocast_for, choose_device, keep_memory, without_denormals
+from paraphrase.core.device import autocast_for, choose_device, keep_memory, keep_to_cores, without_denormals
 from paraphrase.core.errors import InputError
 from paraphrase.core.explainer.checkpoint import read_tensors, save_explainer, write_tensors
 from paraphrase.core.explainer.network import Explainer, Explanation, Norm, PerformerShape
@@ -81,6 +81,7 @@ class Training:
         self.device = choose_device(config.train.device)
         if self.device.type == "cpu":
             keep_memory()
+            keep_to_cores()
         self.cache = cache.to(self.device)
         self.autocast = autocast_for(config.train.precision, self.device)
         self.seeds = seeds or [config.train.seed + r for r in range(config.train.replicates)]

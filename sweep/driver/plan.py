@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import yaml
 
 from paraphrase.core.config import to_mapping
+from paraphrase.core.cores import cores
 from paraphrase.core.device import choose_device
 from paraphrase.core.errors import InputError
 from paraphrase.core.terminal.console import duration
@@ -78,7 +78,7 @@ def _machine(sweep: SweepConfig) -> None:
 def _this_machine() -> dict[str, float]:
     import torch
 
-    return {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(torch.cuda.device_count())}
+    return {"CPU": float(cores()), "GPU": float(torch.cuda.device_count())}
 
 
 def _tracking(sweep: SweepConfig) -> None:

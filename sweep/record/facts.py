@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import subprocess
@@ -11,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from paraphrase.core.cores import cores
 from paraphrase.core.home import home
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "scipy", "numpy")
@@ -61,13 +61,6 @@ def processor(cpuinfo: Path = CPUINFO) -> str:
     lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return next(filter(None, models), "") or platform.processor() or platform.machine() or "unknown"
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def memory() -> str:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from paraphrase.core.cores import cores
 from paraphrase.core.errors import InputError, first_line
 from paraphrase.core.home import home
 from paraphrase.core.terminal.console import say, waiting
@@ -58,6 +59,7 @@ def _connect(address: str | None) -> None:
     else:
         ray.init(
             "local",
+            num_cpus=cores(),
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,

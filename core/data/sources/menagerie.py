@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from paraphrase.core.config import DataConfig
+from paraphrase.core.cores import cores
 from paraphrase.core.data.drawn import animals, scenes, sketch
 from paraphrase.core.data.drawn.animals import CATEGORIES, LANDMARKS
 from paraphrase.core.data.drawn.scenes import draw_animal, draw_background
@@ -106,7 +107,7 @@ def _build(folder: Path, seed: int, counts: dict[str, int]) -> None:
     for split in SPLITS:
         (partial / split).mkdir(parents=True)
     try:
-        workers = max(1, min(_cores(), 16, sum(counts.values()) // SHARE))
+        workers = max(1, min(cores(), 16, sum(counts.values()) // SHARE))
         _draw(partial, seed, counts, workers)
         _write_index(partial, counts, workers)
         try:
@@ -124,10 +125,6 @@ def _remove_stale(folder: Path) -> None:
             latest = max(path.stat().st_mtime for path in (partial, *partial.iterdir()))
             if time.time() - latest > STALE_SECONDS:
                 shutil.rmtree(partial, ignore_errors=True)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _draw(folder: Path, seed: int, counts: dict[str, int], workers: int) -> None:
