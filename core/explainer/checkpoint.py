@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,8 @@ def write_tensors(file: Path, tensors: dict[str, Tensor], about: dict[str, Any])
     """Write tensors and JSON to one safetensors file that is either whole or not there."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(f".{os.getpid()}.part")
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, {"about": json.dumps(about)})
+    plain, said = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, json.dumps(about)
+    save_file(plain, part, {"about": said, "crc32": str(_checksum(plain, said))})
     os.replace(part, file)
 
 
@@ -41,12 +44,24 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         with safe_open(file, "pt") as opened:
-            about = json.loads((opened.metadata() or {})["about"])
-            return {k: opened.get_tensor(k) for k in opened.keys()}, about  # noqa: SIM118 (not a mapping)
+            metadata = opened.metadata() or {}
+            tensors = {k: opened.get_tensor(k) for k in opened.keys()}  # noqa: SIM118 (not a mapping)
+            if metadata.get("crc32") not in (None, str(_checksum(tensors, metadata["about"]))):  # None: of an older version
+                raise ValueError("its checksum is another one")
+            return tensors, json.loads(metadata["about"])
     except FileNotFoundError:
         raise InputError(f"{file}: there is no such checkpoint") from None
     except Exception as error:  # the library raises its own, undocumented kinds
         raise InputError(f"{file}: is damaged ({error})") from None
+
+
+def _checksum(tensors: dict[str, Tensor], about: str) -> int:
+    """CRC-32 of the (contiguous) tensors, in the order of their names, and of the JSON beside them."""
+    checksum = zlib.crc32(about.encode())
+    for name in sorted(tensors):
+        values = (ctypes.c_char * tensors[name].nbytes).from_address(tensors[name].data_ptr())  # of any dtype, without a copy
+        checksum = zlib.crc32(values, zlib.crc32(name.encode(), checksum))
+    return checksum
 
 
 def save_explainer(explainer: Explainer, folder: Path, about: dict[str, Any]) -> None:

@@ -10,10 +10,16 @@ from pathlib import Path
 from paraphrase.core.config import Config, to_mapping
 from paraphrase.core.data.folders import walk
 from paraphrase.core.errors import InputError
-from paraphrase.core.features.cache import META, VERSION, FeatureCache, caches, load_cache, remove_cache
+from paraphrase.core.features.cache import META, VERSION, FeatureCache, caches, load_cache, remove_cache, verify_cache
 from paraphrase.core.files import write_atomically
 from paraphrase.core.home import hide_home
 from paraphrase.core.terminal.console import say
+
+QUICKLY = 2**30
+"""Bytes of the largest file that is compared with its checksum whenever a process opens a cache first; of larger ones
+`paraphrase cache verify` does it."""
+
+_verified: set[Path] = set()
 
 
 def open_cache(config: Config, progress: bool = True) -> FeatureCache:
@@ -27,6 +33,9 @@ def open_cache(config: Config, progress: bool = True) -> FeatureCache:
     """
     if built := built_cache(config):
         try:
+            if built not in _verified:
+                verify_cache(built, QUICKLY)
+                _verified.add(built)
             return load_cache(built)
         except InputError as error:
             say(f"{error}; that is done now")

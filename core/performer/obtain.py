@@ -180,6 +180,8 @@ def _classes_of(config: Config, categories: list[str], classes: int, names: list
 def _read(folder: Path, config: Config, categories: list[str]) -> tuple[Performer, dict[str, Any]]:
     """A performer that was fitted before, read at the layers that the configuration names."""
     saved, about = load_performer(folder)
+    if "accuracy" not in about:
+        raise InputError(f"{folder / ABOUT}: is damaged (it has no accuracy)")
     wanted = config.performer
     if saved.categories != categories:
         raise InputError(f"performer.weights: {folder} knows {saved.categories}, the data {categories}")

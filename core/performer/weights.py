@@ -72,6 +72,9 @@ def load_performer(folder: Path) -> tuple[Performer, dict[str, Any]]:
         classes = about.get("classes", len(about["categories"]))
         network = _unfilled(spec, classes)
         network.load_state_dict(load_file(folder / WEIGHTS), assign=True)
+        performer = Performer(network, spec, about["categories"])
+        if about.get("fingerprint") not in (None, performer_fingerprint(performer)):
+            raise ValueError("its weights are not those that were saved")
     except FileNotFoundError as error:
         raise InputError(
             f"{error.filename or folder}: there is no such performer; `paraphrase performer fit` makes one"
@@ -80,7 +83,7 @@ def load_performer(folder: Path) -> tuple[Performer, dict[str, Any]]:
         raise
     except Exception as error:  # the readers raise their own, undocumented kinds
         raise InputError(f"{folder}: is damaged ({str(error).splitlines()[0]})") from None
-    return Performer(network, spec, about["categories"]), about
+    return performer, about
 
 
 def _unfilled(spec: Spec, classes: int) -> nn.Module:

@@ -38,6 +38,9 @@ DAMAGE = {
     "emptied": lambda content: b"",
     "cut": lambda content: content[: len(content) // 2],
     "garbage": lambda content: b"\xff\x00garbage" * 40,
+    "flipped": lambda content: (
+        content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 8]) + content[len(content) // 2 + 1 :]
+    ),
     "other JSON": lambda content: b'{"a": [1, null]}',
 }
 COMMANDS = {
@@ -94,3 +97,21 @@ def test_a_damaged_file_is_made_anew_or_named(place: Path, what: str, damage: st
         assert ran.returncode in (0, 2), (name, ran.stderr)
         assert (len(said) > 0) == (ran.returncode == 2), (name, ran.stderr)
         assert all(len(line) < 600 for line in said), (name, said)
+
+
+@pytest.mark.parametrize(
+    ("what", "command", "line"),
+    [
+        ("caches/*/train.features.bin", "build", "train.features.bin: changed since it was built; "),
+        ("caches/*/small.safetensors", "build", "small.safetensors: changed since it was built; "),
+        ("performers/*/*.safetensors", "anew", "is damaged (its weights are not those that were saved)"),
+        ("sweeps/damaged/trials/0/explainer/explainer.safetensors", "explain", "is damaged (its checksum is another one)"),
+    ],
+)
+def test_a_single_bit_that_was_flipped_is_noticed(place: Path, what: str, command: str, line: str) -> None:
+    """Where it would change results without a word: in numbers that still are numbers."""
+    (file,) = place.glob(what)
+    content = bytearray(file.read_bytes())
+    content[-1000] ^= 16
+    file.write_bytes(content)
+    assert line in paraphrase_here(*COMMANDS[command]).stderr
