@@ -39,7 +39,7 @@ def free_port(first: int) -> int:
 
 
 def page(uri: str, experiment: str, identity: str | None) -> str:
-    """The part of the address after the host: the experiment, or the sweep's run in it, or a suite's charts by arm."""
+    """The part of the address after the host: the experiment, or the view of a sweep's trials, or its run while there is none."""
     client = open_client(uri)
     found = client.get_experiment_by_name(experiment)
     if found is None:

@@ -14,16 +14,24 @@ from typing import Any
 
 import optuna
 
-from paraphrase.core.config import flatten, to_mapping
 from paraphrase.core.errors import InputError, Interrupted, Stopped
 from paraphrase.core.measure.verdicts import performer_verdict
 from paraphrase.core.terminal.console import say, waiting
 from paraphrase.sweep.driver.progress import Progress
 from paraphrase.sweep.driver.session import Session
 from paraphrase.sweep.patience import OutOfPatience
+from paraphrase.sweep.record.described import data_of, run_tags, sweep_params, sweep_tags
 from paraphrase.sweep.record.facts import code_version
 from paraphrase.sweep.record.recorder import Recorder
-from paraphrase.sweep.record.tracking import Tracker, delete_runs, hash_tags, open_client, open_experiment, seed_tags
+from paraphrase.sweep.record.tracking import (
+    Tracker,
+    delete_runs,
+    hash_tags,
+    open_client,
+    open_experiment,
+    seed_tags,
+    system_metrics,
+)
 from paraphrase.sweep.settings.config import SweepConfig, drop_landmark_metrics
 from paraphrase.sweep.settings.folder import (
     SWEEP,
@@ -202,7 +210,8 @@ def _run_to_the_end(session: Session) -> None:
         where = without_password(tracking_uri(sweep))
         say(f"sweep {sweep.name}: {done} of {budget(sweep)} trials done; results in {where}")
         try:
-            _run_trials(session)
+            with system_metrics(tracking_uri(sweep), recorder.tracker.parent):
+                _run_trials(session)
         except Stopped:
             recorder.now(lambda: recorder.tracker.end("FAILED", _logging_share(session)))
             raise
@@ -245,8 +254,9 @@ def _open_tracker(sweep: SweepConfig, study: optuna.Study, meta: dict[str, Any])
         "sampler": sweep.sampler,
         "sampler_seed": str(sweep.sampler_seed),
         **seed_tags(sweep.base_config()),
+        **run_tags(sweep.name),
     }
-    return Tracker(client, experiment, sweep.name, identity_of(study), tags)
+    return Tracker(client, experiment, sweep.name, identity_of(study), tags, sweep_tags(sweep, meta))
 
 
 def _record_baseline(session: Session) -> None:
@@ -260,11 +270,10 @@ def _record_baseline(session: Session) -> None:
             say(verdict)
             session.study.set_user_attr("performer_verdict", verdict)
         session.study.set_user_attr("baseline", rows)
-    sweep = to_mapping(shown(session.sweep))
-    params = flatten(sweep.pop("base")) | {f"sweep.{k}": v for k, v in flatten(sweep).items() if k != "trials"}
     metrics = {f"{row}/{metric}": value for row, values in rows.items() for metric, value in values.items()}
     tracker = session.recorder.tracker
-    session.recorder.now(lambda: tracker.log_parent(metrics, params))
+    session.recorder.now(lambda: tracker.log_parent(metrics, sweep_params(session.sweep)))
+    session.recorder.now(lambda: tracker.log_data(data_of(session.sweep.base_config(), session.tasks.meta)))
     session.recorder.now(lambda: tracker.log_text(yaml_of(shown(session.sweep)), SWEEP))
 
 

@@ -13,18 +13,20 @@ import optuna
 from optuna.trial import Trial, TrialState
 from ray.tune.search import Searcher
 
-from paraphrase.core.config import Config, flatten, to_mapping
+from paraphrase.core.config import Config, to_mapping
 from paraphrase.core.errors import InputError, Stopped
 from paraphrase.core.explainer.checkpoint import ABOUT
 from paraphrase.core.features.cache import read_meta
 from paraphrase.core.features.obtain import built_cache, request_of
 from paraphrase.core.files import replace_file
 from paraphrase.core.measure.filter_table import FILTERS
+from paraphrase.core.measure.metrics import KEYS
 from paraphrase.core.train.training import batch_key
 from paraphrase.sweep.driver.failures import InARow, is_lost, last_error, last_failure
 from paraphrase.sweep.driver.progress import Progress
 from paraphrase.sweep.driver.scheduler import rung_epochs
 from paraphrase.sweep.patience import OutOfPatience
+from paraphrase.sweep.record.described import readable
 from paraphrase.sweep.record.recorder import Recorder
 from paraphrase.sweep.record.tracking import hash_tags, seed_tags
 from paraphrase.sweep.settings.config import ALL, SweepConfig
@@ -272,7 +274,7 @@ class StudySearcher(Searcher):
         return trial
 
     def _begin_record(self, trial: Trial, params: Mapping[str, Any], config: Config | None) -> None:
-        flat = flatten(to_mapping(config)) if config else dict(params)
+        flat = readable(to_mapping(config) if config else dict(params))
         name, earlier = run_name(trial.number, params), trial.number in self.earlier
         self.recorder.start_trial(trial.number, name, flat, self._tags(params, config), earlier)
         self.history[trial.number] = {}
@@ -445,6 +447,8 @@ class StudySearcher(Searcher):
     def _tell(self, closing: Closing) -> None:
         trial, metrics, history = closing.trial, closing.metrics, closing.history
         attributes = {
+            # a column each in Optuna Dashboard
+            **{k: metrics[k] for k in KEYS if metrics.get(k) is not None and k not in self.sweep.objectives},
             "metrics": metrics,
             "epochs": len(history),
             "seconds": sum(e.get("seconds", 0.0) for e in history),

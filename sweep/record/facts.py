@@ -42,6 +42,16 @@ def code_version() -> str:
     return _version("paraphrase")
 
 
+def code_commit() -> str | None:
+    """The commit that this code is at; None where it is no checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
 def hardware() -> dict[str, str]:
     """Platform, processor, cores that this process may use, memory, and the GPUs that torch sees."""
     import torch

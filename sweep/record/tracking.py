@@ -22,7 +22,7 @@ from paraphrase.sweep.settings.folder import ARTIFACTS, sqlite_file, without_pas
 from paraphrase.sweep.study.study import IDENTITY
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import DatasetInput, Run
     from mlflow.tracking import MlflowClient
 
     from paraphrase.core.config import Config
@@ -112,9 +112,18 @@ class Tracker:
         study: name of the sweep.
         identity: of its study; with the trial's number it identifies a run.
         tags: tags of every run.
+        of_parent: more tags of the sweep's own run.
     """
 
-    def __init__(self, client: MlflowClient, experiment: str, study: str, identity: str, tags: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        client: MlflowClient,
+        experiment: str,
+        study: str,
+        identity: str,
+        tags: Mapping[str, str],
+        of_parent: Mapping[str, str] | None = None,
+    ) -> None:
         self.client, self.experiment, self.identity = client, experiment, identity
         self.tags = {**tags, "study": study, IDENTITY: identity}
         self.seconds = 0.0
@@ -128,7 +137,7 @@ class Tracker:
         self._flushed = time.monotonic()
         with self._timed():
             found = self._find("kind = 'sweep'") or client.create_run(
-                experiment, run_name=study, tags={**self.tags, "kind": "sweep"}
+                experiment, run_name=study, tags={**self.tags, **(of_parent or {}), "kind": "sweep"}
             )
             self.parent = str(found.info.run_id)
             self._reopen(self.parent)
@@ -323,12 +332,21 @@ class Tracker:
             self._note(self.parent, metrics or {}, 0, int(time.time() * 1000))
             self.flush()
 
+    def log_data(self, data: DatasetInput) -> None:
+        """Name the data of the parent run; once more does nothing."""
+        with self._timed():
+            self._into(self.parent, lambda: self.client.log_inputs(self.parent, [data]))
+
     def end(self, status: str, logging_share: float | None = None) -> None:
-        """End the parent run: FINISHED when the budget is spent, KILLED after an interruption."""
+        """End the parent run: FINISHED when the budget is spent, KILLED after an interruption.
+
+        Args:
+            logging_share: of this session's time that was spent writing to MLflow; a tag, since it is no metric of the user's.
+        """
         self.flush()
         if logging_share is not None:
-            sessions = len(self.client.get_metric_history(self.parent, "logging_share"))
-            self._into(self.parent, lambda: self.client.log_metric(self.parent, "logging_share", logging_share, step=sessions))
+            share = f"{logging_share:.4f}"
+            self._into(self.parent, lambda: self.client.set_tag(self.parent, "logging_share", share))
         self._into(self.parent, lambda: self.client.set_terminated(self.parent, status=status))
 
 
@@ -382,20 +400,45 @@ SHARED_VIEW = "mlflow.sharedViewState."
 """Prefix of the experiment tags in which MLflow's pages keep views that are shared by a link."""
 
 
-def share_grouped_view(uri: str, experiment: str, identity: str, tag: str) -> None:
-    """Keep a view of MLflow's table and charts that shows a study's trials, grouped by a tag: means instead of single runs.
+def share_view(uri: str, experiment: str, identity: str, grouped_by: str | None = None) -> None:
+    """Keep a view of MLflow's table and charts that shows a study's trials, not the sweep's own run.
 
     MLflow adds the parent run to what was searched for; its rows, `performer/...` and the controls, are left out of the charts.
+
+    Args:
+        grouped_by: a tag by whose values means are shown instead of single runs.
     """
     client = open_client(uri)
     found = client.get_experiment_by_name(experiment)
     if found is not None:
-        view = {
+        view: dict[str, Any] = {
             "searchFilter": f"tags.{IDENTITY} = '{identity}' and tags.kind = 'trial'",
-            "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": tag}]},
             "chartsSearchFilter": "^[^/]+$",
         }
+        if grouped_by is not None:
+            view["groupBy"] = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": grouped_by}]}
         client.set_experiment_tag(found.experiment_id, SHARED_VIEW + identity, json.dumps(view))
+
+
+@contextmanager
+def system_metrics(uri: str, run: str) -> Iterator[None]:
+    """Measure this machine for a run meanwhile, as MLflow does where MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING is true."""
+    from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
+
+    monitor = None
+    if MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        try:
+            monitor = SystemMetricsMonitor(run, resume_logging=True, tracking_uri=uri)
+            monitor.start()
+        except Exception as error:  # psutil is missing, or what it asks of the machine
+            say(f"MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING: nothing is measured: {first_line(error)}")
+    try:
+        yield
+    finally:
+        if monitor is not None:
+            monitor.finish()
 
 
 def log_to_parent(uri: str, experiment: str, identity: str, files: Iterable[Path]) -> None:

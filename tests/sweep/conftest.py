@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from commands import made_once, paraphrase_here, small_sweep
 
 from paraphrase.sweep.settings.config import SweepConfig, load_sweep
 
@@ -24,6 +26,20 @@ SMALL: dict[str, Any] = {
     "objectives": {"location_instability": "minimize", "p": "maximize", "reconstruction_error": "minimize"},
     "trials": 6,
 }
+
+
+@pytest.fixture(scope="module")
+def swept(warm_home: Path, tmp_path_factory: pytest.TempPathFactory, ray_here: str) -> Path:
+    """A home with a finished sweep."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(warm_home, folder / "home")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PARAPHRASE_HOME", str(folder / "home"))
+            ran = paraphrase_here("sweep", "run", str(small_sweep(folder, "damaged", epochs=1, trials=2)))
+            assert ran.returncode == 0, ran.stderr
+
+    return made_once(tmp_path_factory, "swept", make) / "home"
 
 
 @pytest.fixture(autouse=True)

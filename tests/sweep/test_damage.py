@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import SMALL, made_once, paraphrase_here, small_sweep
+from commands import SMALL, paraphrase_here, small_sweep
 from PIL import Image
 
 from paraphrase.sweep.record.tracking import quiet_mlflow
@@ -56,20 +56,6 @@ COMMANDS = {
     "anew": ["cache", "build", "again.yaml", "cache.dtype=float32"],
     "delete": ["sweep", "delete", "damaged"],
 }
-
-
-@pytest.fixture(scope="module")
-def swept(warm_home: Path, tmp_path_factory: pytest.TempPathFactory, ray_here: str) -> Path:
-    """A home with a finished sweep."""
-
-    def make(folder: Path) -> None:
-        shutil.copytree(warm_home, folder / "home")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PARAPHRASE_HOME", str(folder / "home"))
-            ran = paraphrase_here("sweep", "run", str(small_sweep(folder, "damaged", epochs=1, trials=2)))
-            assert ran.returncode == 0, ran.stderr
-
-    return made_once(tmp_path_factory, "swept", make) / "home"
 
 
 @pytest.fixture

@@ -1,0 +1,92 @@
+"""What MLflow's pages show of a run beside its metrics: readable parameters, a description, source and data."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from paraphrase.core.config import Config, flatten, to_mapping
+from paraphrase.sweep.record.facts import code_commit
+from paraphrase.sweep.settings.config import SweepConfig
+from paraphrase.sweep.settings.space import Dimension
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput
+
+LONGEST_DIGEST = 36
+"""Characters that MLflow keeps of a data set's digest."""
+
+
+def readable(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat parameters of plain data: lists of numbers as one number each, so that they are axes of charts; nothing empty."""
+    params: dict[str, Any] = {}
+    for path, value in flatten(mapping).items():
+        if isinstance(value, list) and value and all(isinstance(v, int | float) for v in value):
+            params |= {f"{path}.{i}": v for i, v in enumerate(value)}
+        elif value not in (None, [], {}):
+            params[path] = value
+    return params
+
+
+def sweep_params(sweep: SweepConfig) -> dict[str, Any]:
+    """Parameters of a sweep's own run: what its base has otherwise than the default, and the space in words."""
+    default = readable(to_mapping(Config()))
+    base = {path: value for path, value in readable(to_mapping(sweep.base_config())).items() if default.get(path) != value}
+    space = {f"space.{path}": _in_words(dimension) for path, dimension in sweep.space.items()}
+    constraints = {f"constraint.{metric}": _bound(bound.min, bound.max) for metric, bound in sweep.constraints.items()}
+    return base | space | constraints | {"sampler": sweep.sampler, "sampler_seed": sweep.sampler_seed}
+
+
+def _in_words(dimension: Dimension) -> str:
+    if dimension.type == "categorical":
+        return " | ".join(str(choice) for choice in dimension.choices)
+    if dimension.type == "preset":
+        return " | ".join(dimension.presets)
+    step = f", steps of {dimension.step:g}" if dimension.step else ""
+    return f"{dimension.low:g} to {dimension.high:g}{step}{', log' if dimension.log else ''}"
+
+
+def _bound(low: float | None, high: float | None) -> str:
+    return " and ".join(f"{sign} {value:g}" for sign, value in ((">=", low), ("<=", high)) if value is not None)
+
+
+def sweep_tags(sweep: SweepConfig, meta: Mapping[str, Any]) -> dict[str, str]:
+    """MLflow's own tags of a sweep's run: description, source, commit and user."""
+    searched = ", ".join(f"`{path}`" for path in sweep.space) or "nothing"
+    aims = ", ".join(f"{metric} ({direction})" for metric, direction in sweep.objectives.items())
+    return run_tags(sweep.name) | {
+        "mlflow.note.content": (
+            f"Sweep **{sweep.name}**: explainers of {meta['performer']} on {meta['dataset']} "
+            f"({meta['images']['train']} + {meta['images']['test']} images).\n\nObjectives: {aims}.\n\nSearched: {searched}.\n\n"
+            f"`paraphrase sweep show {sweep.name}` shows its table, `paraphrase report {sweep.name}` draws its report again."
+        ),
+    }
+
+
+def run_tags(name: str) -> dict[str, str]:
+    """MLflow's own tags of each run: source, commit and user."""
+    try:
+        user = {"mlflow.user": getpass.getuser()}
+    except (KeyError, OSError):
+        user = {}
+    commit = code_commit()
+    source = {"mlflow.source.name": f"paraphrase sweep {name}", "mlflow.source.type": "LOCAL"}
+    return user | source | ({"mlflow.source.git.commit": commit} if commit else {})
+
+
+def data_of(config: Config, meta: Mapping[str, Any]) -> DatasetInput:
+    """The data of a run, for the column `Dataset` of MLflow's table."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    profile = {"images": dict(meta["images"]), "categories": list(meta["categories"]), "landmarks": list(meta["landmarks"])}
+    source = {"source": config.data.source, "path": config.data.path, "seed": config.data.seed}
+    data = Dataset(
+        name=meta["dataset"],
+        digest=meta["dataset_fingerprint"][:LONGEST_DIGEST],
+        source_type="local" if config.data.path else "code",
+        source=json.dumps(source),
+        profile=json.dumps(profile),
+    )
+    return DatasetInput(data, [InputTag("mlflow.data.context", "training")])
