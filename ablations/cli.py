@@ -191,18 +191,38 @@ def _tables(arguments: argparse.Namespace) -> int:
 
 
 def _add_compare(commands: argparse._SubParsersAction) -> None:
-    compare = add_command(commands, "compare", "filters of two runs of a suite on the same images", "compare ablations 3 12")
-    compare.add_argument("name", help="the suite")
-    compare.add_argument("runs", nargs=2, type=int, metavar="NUMBER", help="numbers of two runs, as MLflow names them")
-    compare.add_argument("--out", type=Path, help="PNG file (default: in the suite's report folder)")
+    compare = add_command(
+        commands,
+        "compare",
+        "any two trials: metrics, what is configured otherwise, and their filters on the same images",
+        "compare mine/3 mine/12",
+        "compare mine other                # the knees of two sweeps",
+        "compare mine-parts 3 12           # two runs of one suite",
+    )
+    compare.add_argument(
+        "trials", nargs="+", metavar="TRIAL", help="NAME/NUMBER; NAME: a sweep's knee, a suite's base; or NAME NUMBER NUMBER"
+    )
+    compare.add_argument("--out", type=Path, help="PNG file (default: in the report folder of the first)")
+    compare.add_argument("--wide", action="store_true", help="all columns of a table side by side, however wide")
     compare.set_defaults(run=_compare)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from paraphrase.ablations.report.pages import draw_runs
+    given = arguments.trials
+    if len(given) == 3 and all(number.isdecimal() for number in given[1:]):
+        given = [f"{given[0]}/{number}" for number in given[1:]]
+    if len(given) != 2:
+        raise InputError(f"compare: {' '.join(given)}: expected two trials, NAME/NUMBER or NAME, or NAME NUMBER NUMBER")
+    with waiting("measuring and drawing"):
+        from paraphrase.ablations.comparison import compare
 
-    left, right = arguments.runs
-    print(draw_runs(arguments.name, left, right, arguments.out))
+        compared = compare(given[0], given[1], arguments.out)
+    show_table(compared.metrics, wide=arguments.wide)
+    if len(compared.differences) > 1:
+        print()
+        show_table(compared.differences, wide=arguments.wide)
+    print()
+    print(compared.page or "of other images or another performer, so their filters are not drawn side by side")
     return 0
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paraphrase.core.config import Config, config_of
+from paraphrase.core.config import Config, config_of, to_mapping
 from paraphrase.core.errors import InputError
 from paraphrase.core.explainer.checkpoint import ABOUT, load_explainer
 from paraphrase.core.features.obtain import open_cache
@@ -79,7 +81,8 @@ def train(
 
     Args:
         config: a YAML file of a configuration or a sweep, plain data, or a trial's `config`; None: the menagerie's defaults.
-        out: folder of the explainer; None: under the home folder, named by data, performer and seed.
+        out: folder of the explainer; None: under the home folder, named by data, performer, seed and a hash of the configuration;
+            counted where one is there already.
         resume: go on from the checkpoint in the folder.
         overrides: fields on top; a point in a path is written as two underscores: `loss__eta=0.5`.
 
@@ -91,8 +94,7 @@ def train(
     from paraphrase.core.pictures.gallery import draw_gallery
 
     config = config_of(config, overrides)
-    arch = config.performer.arch.replace(":", ".")  # of a factory
-    out = Path(out) if out else home() / "explainers" / f"{config.data.source}-{arch}-seed{config.train.seed}"
+    out = Path(out) if out else _own_folder(config, resume)
     exists = (out / CHECKPOINT).exists()
     if exists and not resume:
         raise InputError(f"--out {out}: holds an explainer already; add --resume to go on, or name another folder")
@@ -114,6 +116,17 @@ def train(
         page = draw_filters(config, cache, out, out / "filters.png")
         gallery = draw_gallery(config, cache, out, out / "gallery.html")
     return Trained(out, rows, page, gallery)
+
+
+def _own_folder(config: Config, resume: bool) -> Path:
+    """Where an explainer goes that is given no folder: a new one, or to go on the last one of this configuration."""
+    key = hashlib.sha256(json.dumps(to_mapping(config), sort_keys=True).encode()).hexdigest()[:6]
+    words = config.data.source, config.performer.arch, f"seed{config.train.seed}", key
+    name = re.sub(r"[^\w.-]", ".", "-".join(words))  # a factory has a colon
+    folders = [home() / "explainers" / name]
+    while (folders[-1] / CHECKPOINT).exists():
+        folders.append(folders[0].with_name(f"{name}-{len(folders) + 1}"))
+    return folders[-2] if resume and len(folders) > 1 else folders[-1]
 
 
 @dataclass

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import itertools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -264,6 +266,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     from paraphrase.core.terminal.console import duration
+    from paraphrase.sweep.settings.folder import SUITE_TABLE, sweep_folder
     from paraphrase.sweep.study.results import describe, front_of, load
 
     description = describe(arguments.name)
@@ -273,9 +276,28 @@ def _show(arguments: argparse.Namespace) -> int:
     states = ", ".join(f"{count} {state}" for state, count in description["trials"].items() if count) or "no trials"
     print(f"{arguments.name}: budget {description['budget']}, {states}, {duration(description['seconds'])}")
     sweep, study = load(arguments.name)
-    if study is not None:
+    if (table := sweep_folder(arguments.name) / "report" / SUITE_TABLE).exists():
+        _show_arms(table, arguments.wide)
+    elif study is not None:
         show_front(front_of(study, sweep), arguments.wide)
     return 0
+
+
+def _show_arms(file: Path, wide: bool) -> None:
+    """Print the comparisons of a suite as its report has them, a table for each metric."""
+    from paraphrase.core.files import read_text
+    from paraphrase.core.terminal.tables import brief
+
+    def cell(text: str) -> str:
+        try:
+            return text if text.isdecimal() else brief(float(text))
+        except ValueError:
+            return text.replace("_", " ")
+
+    header, *rows = csv.reader(read_text(file).splitlines())
+    for metric, arms in itertools.groupby(rows, lambda row: row[0]):
+        show_table([header[1:], *([cell(text) for text in row[1:]] for row in arms)], metric, wide)
+        print()
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -289,16 +311,16 @@ def _export(arguments: argparse.Namespace) -> int:
 def _pick(arguments: argparse.Namespace) -> int:
     from paraphrase.sweep.settings.folder import trial_folder
     from paraphrase.sweep.settings.space import run_name
-    from paraphrase.sweep.study.results import metrics_of, pick
+    from paraphrase.sweep.study.results import metrics_of, pick, picking_rule
 
-    trial = pick(arguments.name, arguments.where)
+    trial, rule = pick(arguments.name, arguments.where), picking_rule(arguments.name, arguments.where)
     folder = trial_folder(arguments.name, trial.number)
     command = f"paraphrase train {folder / 'config.yaml'} train.epochs=40"
     if arguments.json:
         fields = {"number": trial.number, "params": trial.params, "metrics": metrics_of(trial)}
-        print(json.dumps(fields | {"folder": str(folder), "command": command}))
+        print(json.dumps(fields | {"folder": str(folder), "command": command, "rule": rule}))
         return 0
-    print(run_name(trial.number, trial.params))
+    print(f"{run_name(trial.number, trial.params)}\n({rule})")
     for metric, value in metrics_of(trial).items():
         print(f"  {metric:<22} {value:.4f}")
     print(f"its explainer: {folder / 'explainer'}")

@@ -76,6 +76,14 @@ def test_an_explainer_is_trained_and_loaded(tmp_path: Path) -> None:
         paraphrase.train(BASE, tmp_path / "one")
 
 
+def test_explainers_that_are_given_no_folder_get_one_each(tmp_path: Path) -> None:
+    quick = {"train__epochs": 1, "explainer__interp_widths__0": 8}
+    first, other = paraphrase.train(BASE, **quick).folder, paraphrase.train(BASE, loss__eta=0.7, **quick).folder
+    again = paraphrase.train(BASE, **quick).folder
+    assert len({first, other, again}) == 3 and again.name == f"{first.name}-2"
+    assert paraphrase.train(BASE, resume=True, **quick).folder == again
+
+
 def test_a_wrong_field_is_named(tmp_path: Path) -> None:
     with pytest.raises(paraphrase.InputError, match=r"loss\.etta: unknown key"):
         paraphrase.train(BASE, tmp_path, loss__etta=1)

@@ -9,11 +9,10 @@ from optuna.trial import FrozenTrial
 from paraphrase.ablations.arms import BASE
 from paraphrase.ablations.results import DIMENSION, task_of
 from paraphrase.core.config import Config
-from paraphrase.core.errors import InputError
 from paraphrase.core.features.obtain import open_cache
 from paraphrase.core.pictures.filters_page import draw_side_by_side
 from paraphrase.sweep.settings.config import SweepConfig
-from paraphrase.sweep.settings.folder import sweep_folder, trial_folder
+from paraphrase.sweep.settings.folder import trial_folder
 from paraphrase.sweep.settings.space import resolve
 from paraphrase.sweep.study.results import complete_trials, load
 
@@ -38,33 +37,6 @@ def draw_pair(name: str, left: FrozenTrial, right: FrozenTrial, out: Path) -> Pa
     titles = [f"{t.params[DIMENSION].replace('_', ' ')}, seed {_config(sweep, t).train.seed}" for t in (left, right)]
     folders = [trial_folder(name, t.number) / "explainer" for t in (left, right)]
     return draw_side_by_side(config, open_cache(config), dict(zip(titles, folders, strict=True)), out)
-
-
-def draw_runs(name: str, left: int, right: int, out: Path | None = None) -> Path:
-    """Draw two complete runs of a suite by their numbers.
-
-    Args:
-        out: the PNG file; None: in the suite's report folder.
-
-    Raises:
-        InputError: if one is not there, or they are of different performers or categories.
-    """
-    sweep, study = load(name)
-    if DIMENSION not in sweep.space:
-        raise InputError(f"{name}: is a sweep, not a suite; see `paraphrase ablate`")
-    if out is not None and out.suffix != ".png":
-        raise InputError(f"--out {out}: must end in .png")
-    by_number = {t.number: t for t in complete_trials(study)} if study else {}
-    for number in (left, right):
-        if number not in by_number:
-            raise InputError(f"{number}: {name} has no complete run of this number")
-    if _key(sweep, by_number[left])[0] != _key(sweep, by_number[right])[0]:
-        raise InputError(f"{right}: is of another performer or category than {left}")
-    out = out or sweep_folder(name) / "report" / "pages" / f"{left:03d}-{right:03d}.png"
-    try:
-        return draw_pair(name, by_number[left], by_number[right], out)
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written ({error.strerror})") from None
 
 
 def _config(sweep: SweepConfig, trial: FrozenTrial) -> Config:

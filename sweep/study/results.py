@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from typing import Any, NamedTuple
 
@@ -202,11 +202,26 @@ def pick(name: str, where: Iterable[str] = ()) -> FrozenTrial:
     if not kept:
         best = ", ".join(_best_reached(front, m, sign) for m, sign, _ in bounds)
         raise InputError(f"sweep {name}: no trial of the front keeps {', '.join(where)}; the front reaches {best}")
-    named = {m for m, _, _ in bounds}
-    objectives = list(sweep.objectives)
-    index = next((i for i, m in enumerate(objectives) if m not in named), 0)
-    sign = -1.0 if sweep.objectives[objectives[index]] == "maximize" else 1.0
+    metric = _first_free(sweep, bounds)
+    index = list(sweep.objectives).index(metric)
+    sign = -1.0 if sweep.objectives[metric] == "maximize" else 1.0
     return min(kept, key=lambda t: sign * t.values[index])
+
+
+def picking_rule(name: str, where: Iterable[str] = ()) -> str:
+    """In words, by which rule `pick` chooses."""
+    sweep, bounds = read_sweep(name), parse_bounds(where)
+    if not bounds:
+        return "the knee of the front: nearest to the best of every objective, each scaled to its range on the front"
+    metric = _first_free(sweep, bounds)
+    least = "most" if sweep.objectives[metric] == "maximize" else "least"
+    return f"of the front's trials that keep {' and '.join(where)}, the one of the {least} {metric}"
+
+
+def _first_free(sweep: SweepConfig, bounds: Sequence[tuple[str, str, float]]) -> str:
+    """The first objective that no bound names, else the first."""
+    named = {metric for metric, _, _ in bounds}
+    return next((metric for metric in sweep.objectives if metric not in named), next(iter(sweep.objectives)))
 
 
 def _best_reached(front: list[FrozenTrial], metric: str, sign: str) -> str:

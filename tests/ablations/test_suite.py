@@ -113,10 +113,22 @@ def test_suite_over_categories_has_tables_pages_and_a_report(tmp_path: Path, fur
     by_category = {r.data.tags["trial_number"]: r.data.tags["category"] for r in runs}
     bird, other = (n for n, c in by_category.items() if c == "bird"), (n for n, c in by_category.items() if c == "all")
     pair = [next(bird), next(bird)]
-    compared = paraphrase_here("compare", "tasks", *pair)
-    assert compared.returncode == 0 and Path(compared.stdout.strip()).stat().st_size > 50_000
-    refused = paraphrase_here("compare", "tasks", pair[0], next(other))
-    assert refused.returncode == 2 and "is of another performer or category" in refused.stderr
+    compared = paraphrase_here("compare", "tasks", *pair, "--wide")
+    assert compared.returncode == 0 and Path(compared.stdout.splitlines()[-1]).stat().st_size > 50_000
+    assert f"tasks/{pair[0]}" in compared.stdout and compared.stdout.count("performer") == 1
+    apart = paraphrase_here("compare", f"tasks/{pair[0]}", f"tasks/{next(other)}", "--wide")
+    assert apart.returncode == 0 and "so their filters are not drawn" in apart.stdout
+    assert "data.single_category" in apart.stdout and apart.stdout.count("performer of tasks/") == 2
+    for wrong, message in (
+        (["tasks/99", "tasks"], "tasks/99: tasks has no complete trial 99"),
+        (["tasks"], "expected two trials"),
+        (["tasks", "tasks"], "tasks: is tasks; name two trials"),
+        (["nothing", "tasks"], "sweep nothing: not found"),
+    ):
+        refused = paraphrase_here("compare", *wrong)
+        assert refused.returncode == 2 and message in refused.stderr
+    shown = paraphrase_here("sweep", "show", "tasks")
+    assert shown.returncode == 0 and "no filter loss" in shown.stdout and "difference" in shown.stdout
     tables = paraphrase_here("tables", "tasks", "--arm", "no_filter_loss", "--format", "latex")
     assert tables.returncode == 0 and tables.stdout.count(r"\begin{tabular}") == 2
     assert paraphrase_here("tables", "tasks", "--arm", "no_such").returncode == 2

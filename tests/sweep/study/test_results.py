@@ -15,7 +15,7 @@ from paraphrase.sweep.report.figures import draw_figures, importances, plain_cop
 from paraphrase.sweep.settings.config import SweepConfig
 from paraphrase.sweep.settings.folder import locked, storage_url, sweep_folder, write_yaml
 from paraphrase.sweep.settings.space import suggest
-from paraphrase.sweep.study.results import describe, export_csv, parse_bounds, pick
+from paraphrase.sweep.study.results import describe, export_csv, parse_bounds, pick, picking_rule
 from paraphrase.sweep.study.study import make_sampler, open_study
 
 POINTS = [(0.04, 0.80, 0.05), (0.045, 0.95, 0.04), (0.10, 0.99, 0.02), (0.11, 0.90, 0.06), (0.03, 0.70, 0.09)]
@@ -77,6 +77,9 @@ def test_pick_takes_the_knee_or_the_best_under_bounds(finished: optuna.Study) ->
     assert pick("small").number == 1
     assert pick("small", ["p>=0.9"]).number == pick("small", ["tracking_left eye >= 0.9"]).number == 1
     assert pick("small", ["p>=0.98", "fidelity > 0.9"]).number == 2
+    assert picking_rule("small").startswith("the knee of the front: nearest to the best of every objective")
+    rule = "of the front's trials that keep p>=0.98 and fidelity > 0.9, the one of the least location_instability"
+    assert picking_rule("small", ["p>=0.98", "fidelity > 0.9"]) == rule
     assert pick("small", ["location_instability<0.05", "reconstruction_error<=0.05"]).number == 1
     with pytest.raises(InputError, match=r"keeps p>=0\.999; the front reaches p 0\.99"):
         pick("small", ["p>=0.999"])
