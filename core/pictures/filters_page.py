@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -216,7 +217,8 @@ def _show(view: Viewed, f: int, images: Tensor, cache: FeatureCache) -> Shown:
     if view.scores is not None:
         part = int(view.scores.part[f])
         name = f"{cache.meta['landmarks'][part]} {brief(float(view.scores.tracking[f]))}" if part >= 0 else "-"
-        title = f"{f}: {name}\n{brief(float(view.scores.instability[f]))}"
+        instability = float(view.scores.instability[f])
+        title = f"{f}: {name}" + ("" if math.isnan(instability) else f"\n{brief(instability)}")
     with torch.no_grad():
         maps = view.maps(images)[:, f].float().numpy()
     return Shown(title, images.tolist(), view.peaks.positions[images, f].numpy(), maps)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 
 def format_value(value: float | None, error: float | None = None) -> str:
     """A metric in three or four digits, `-` where it is not defined, with its standard error if there is one."""
-    if value is None:
+    if value is None or math.isnan(value):
         return "-"
     return f"{value:.4f}" + (f" ±{error:.4f}" if error is not None else "")
 
 
 def brief(value: float | None, error: float | None = None) -> str:
     """A metric in four digits and few characters, for the screen: `.0320`, `3.818`, `-` where it is not defined."""
-    if value is None:
+    if value is None or math.isnan(value):
         return "-"
     text = f"{value:.4f}".replace("0.", ".", 1) if abs(value) < 0.99995 else f"{value:#.4g}"
     return text + (f" ±{brief(error)}" if error is not None else "")
