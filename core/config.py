@@ -75,6 +75,8 @@ class DataConfig:
     """pascal_part and coco_keypoints: objects whose box has a shorter side are left out, in pixels."""
     truncated: Flag = True
     """pascal_part: also take objects that the image's border cuts off."""
+    links: Flag = False
+    """cub and coco_keypoints: images may be links that lead out of the data set, as DVC and git-annex make them."""
     skip_bad: Flag = False
     """Go on without damaged images instead of stopping at the first report."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +39,12 @@ def _holds(link: str, root: str) -> bool:
     if not os.path.islink(link):
         return False
     return os.path.join(os.path.realpath(root), "").startswith(os.path.join(os.path.realpath(link), ""))
+
+
+def as_it_is_named(file: Path) -> Path:
+    """A file whose accents may be composed otherwise on the disk than in the list that names it, as between macOS and others."""
+    others = [Path(unicodedata.normalize(form, str(file))) for form in ("NFC", "NFD")]
+    return next((other for other in [file, *others] if os.path.isfile(other)), file)  # `Path.is_file` fails for too long a name
 
 
 def split_of(name: str) -> str | None:

@@ -199,10 +199,18 @@ def seen_landmarks(names: Sequence[str], test: list[Record], asked_for: bool) ->
     return seen
 
 
-def climbs_out(path: str, root: Path, inside: str) -> str | None:
-    """What is wrong with a path that is absolute or leaves images/, also through a link."""
+def climbs_out(path: str, root: Path, inside: str, links: bool = False) -> str | None:
+    """What is wrong with a path that is absolute or leaves images/, also through a link.
+
+    Args:
+        links: whether links may lead out.
+    """
     try:
-        stays = not os.path.isabs(path) and os.path.realpath(os.path.join(root, path)).startswith(inside)
+        led_to = (
+            os.path.normpath(os.path.join(os.path.realpath(root), path)) if links else os.path.realpath(os.path.join(root, path))
+        )
+        stays = not os.path.isabs(path) and "\0" not in path and led_to.startswith(inside)
     except (OSError, ValueError, RuntimeError) as error:  # a null byte, a loop of links
         return f"{path!r} is not a path ({error})"
-    return None if stays else f"the path {path} leads out of {root}; it must be relative and stay inside"
+    links_may = "" if links else ", or data.links be true where links lead to a store"
+    return None if stays else f"the path {path} leads out of {root}; it must be relative and stay inside{links_may}"

@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies
 
 from paraphrase.core.errors import InputError, first_line
 from paraphrase.core.terminal.console import say, waiting
@@ -69,6 +70,8 @@ def open_client(uri: str) -> MlflowClient:
     except Exception as error:
         first = without_password(first_line(error))
         remedy = "; start the server with `--allowed-hosts` that has this name and port" if "Invalid Host" in first else ""
+        if uri.startswith("http") and (proxies := getproxies()):
+            remedy += f"; {', '.join(proxies)} proxies are set, which NO_PROXY={urlsplit(uri).hostname} goes round"
         raise InputError(f"tracking_uri: {without_password(uri)} cannot be opened: {first}{remedy}") from None
     return client
 

@@ -116,7 +116,7 @@ class SweepConfig:
     storage: Place | None = None
     """Optuna storage URL; empty: sqlite in the home folder."""
     tracking_uri: Place | None = None
-    """MLflow tracking URI; empty: sqlite in the home folder."""
+    """MLflow tracking URI; empty: $MLFLOW_TRACKING_URI when the sweep begins, else sqlite in the home folder."""
     experiment: str = "paraphrase"
     """MLflow experiment."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ PATHS: dict[str, tuple[str, ...]] = {"data.path": (), "performer.weights": ("fit
 def absolute(sweep: SweepConfig) -> SweepConfig:
     """The sweep with absolute paths and addresses of sqlite files, since it may be resumed in another folder.
 
-    In a Ray job, whose folder is a copy that goes with it, they stay as they are.
+    In a Ray job, whose folder is a copy that goes with it, they stay as they are. Where it names no tracking store,
+    MLFLOW_TRACKING_URI does, as for all that uses MLflow.
     """
+    sweep = replace(sweep, tracking_uri=sweep.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None)
     if "working_dir_files" in Path.cwd().parts:
         return sweep
     sweep = copy.deepcopy(sweep)

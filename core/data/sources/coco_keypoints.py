@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from paraphrase.core.config import DataConfig
-from paraphrase.core.data.folders import left_behind, split_of
+from paraphrase.core.data.folders import as_it_is_named, left_behind, split_of
 from paraphrase.core.data.protocol import climbs_out, draw_test
 from paraphrase.core.data.records import Landmark, Record, Source
 from paraphrase.core.errors import InputError
@@ -57,7 +57,7 @@ def load(config: DataConfig) -> Source:
     problems: list[str] = []
     small = 0
     for file, content in contents.items():
-        reader = _Reader(file, folder / "images", content, categories, parts, config.min_object, visible)
+        reader = _Reader(file, folder / "images", content, categories, parts, config, visible)
         records = reader.records(problems)
         small += reader.small
         if file not in testing:
@@ -188,17 +188,17 @@ class _Reader:
         content: dict[str, Any],
         categories: list[str],
         parts: list[str],
-        smallest: float,
+        config: DataConfig,
         visible: int,
     ) -> None:
-        self.file, self.root, self.parts, self.smallest, self.visible = file, root, parts, smallest, visible
+        self.file, self.root, self.parts, self.visible = file, root, parts, visible
+        self.smallest, self.links = config.min_object, config.links
         self.small = 0  # objects left out since they are smaller
         self.annotations = content["annotations"]
         self.images = {image["id"]: image for image in content["images"]}
         self.labels = {c["id"]: categories.index(str(c["name"])) for c in _used(content)}
         self.keypoints = {c["id"]: c["keypoints"] for c in content["categories"]}
-        nested = root / next((name for name in ("train", "val", "test") if name in file.stem), "")
-        self.folders = [root, nested, root / file.stem.removeprefix("person_keypoints_")]
+        self.folders = [root, root / (split_of(file.stem) or ""), root / file.stem.removeprefix("person_keypoints_")]
         self.inside = f"{root.resolve()}/"
 
     def records(self, problems: list[str]) -> list[Record]:
@@ -239,7 +239,7 @@ class _Reader:
                 raise ValueError(f"there is no {field.removesuffix('_id')} of id {_short(annotation[field])}")
         described = self.images[annotation["image_id"]]
         name = described["file_name"]
-        if problem := climbs_out(name, self.root, self.inside):
+        if problem := climbs_out(name, self.root, self.inside, self.links):
             raise ValueError(problem)
         names, given = self.keypoints[annotation["category_id"]], annotation.get("keypoints") or []
         flat = _numbers(given)
@@ -253,4 +253,4 @@ class _Reader:
         image = next((f / name for f in self.folders if os.path.isfile(f / name)), self.root / name)
         size = _numbers([described.get("width"), described.get("height")])
         stated = (size[0], size[1]) if size and min(size) > 0 else None
-        return Record(image, (x, y, w, h), self.labels[annotation["category_id"]], points, origin, size=stated)
+        return Record(as_it_is_named(image), (x, y, w, h), self.labels[annotation["category_id"]], points, origin, size=stated)

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from paraphrase.core.config import DataConfig
+from paraphrase.core.data.folders import as_it_is_named
 from paraphrase.core.data.protocol import climbs_out, without_number
 from paraphrase.core.data.records import Landmark, Record, Source
 from paraphrase.core.errors import InputError
@@ -41,7 +42,7 @@ def load(config: DataConfig) -> Source:
     classes = _names(folder / "classes.txt", "class")
     parts = _names(folder / "parts" / "parts.txt", "part") if (folder / "parts").is_dir() else {}
     tables = _Tables(folder)
-    images = tables.read_images()
+    images = tables.read_images(config.links)
     labels = tables.read_labels(classes)
     boxes = tables.read_boxes()
     training = tables.read_split()
@@ -167,8 +168,12 @@ class _Tables:
         if key in seen:
             self.bad.setdefault(image_id, f"{origin}: image id {image_id} has a second {what}")
 
-    def read_images(self) -> dict[int, tuple[Path, str]]:
-        """id -> (file, origin). An id that is there twice is bad in both places: nobody knows whose its box is."""
+    def read_images(self, links: bool) -> dict[int, tuple[Path, str]]:
+        """id -> (file, origin). An id that is there twice is bad in both places: nobody knows whose its box is.
+
+        Args:
+            links: whether images may be links that lead out of the data set.
+        """
         root = self.folder / "images"
         inside = os.path.join(os.path.realpath(root), "")
         images: dict[int, tuple[Path, str]] = {}
@@ -183,8 +188,10 @@ class _Tables:
                 self.bad.setdefault(image_id, f"{first_origin}: image id {image_id} is used again at {origin}")
             else:
                 images[image_id] = (root / rest[0], origin)
-                if problem := climbs_out(rest[0], root, inside):
+                if problem := climbs_out(rest[0], root, inside, links):
                     self.bad[image_id] = f"{origin}: {problem}"
+                else:
+                    images[image_id] = (as_it_is_named(root / rest[0]), origin)
         if not images and not self.strays:
             raise InputError(f"{self.folder / 'images.txt'}: lists no image; expected lines of `image-id path`")
         return images

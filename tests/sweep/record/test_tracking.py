@@ -188,3 +188,9 @@ def test_a_server_that_does_not_answer_is_said_and_given_up(
     assert time.monotonic() - began < 30
     said = capsys.readouterr().err
     assert said.startswith("waiting for the tracking server http://me@127.0.0.1:") and "secret" not in said
+
+
+def test_a_proxy_that_may_be_in_the_way_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match=r"http proxies are set, which NO_PROXY=127\.0\.0\.1 goes round"):
+        open_client("http://127.0.0.1:9")

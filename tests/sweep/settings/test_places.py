@@ -59,3 +59,9 @@ def test_in_a_ray_job_paths_stay_relative(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_file_of_a_sqlite_address_is_known_with_arguments_too() -> None:
     assert sqlite_file("sqlite:////x/study.db?timeout=60") == Path("/x/study.db")
     assert sqlite_file("postgresql://host/db") is None
+
+
+def test_mlflow_s_own_variable_names_the_tracking_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert absolute(SweepConfig(name="x")).tracking_uri == "http://127.0.0.1:5000"
+    assert absolute(SweepConfig(name="x", tracking_uri="sqlite:////x.db")).tracking_uri == "sqlite:////x.db"

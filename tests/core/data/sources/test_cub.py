@@ -237,7 +237,17 @@ def test_a_link_that_leads_out_of_the_folder_is_not_followed(cub: CubTree, tmp_p
     os.rename(tmp_path / "outside.png", cub.folder / "outside.png")
     cub.image(4).unlink()
     os.symlink("../../outside.png", cub.image(4))
-    assert "leads out of" in error(config(cub))
+    assert "leads out of" in error(config(cub)) and "or data.links be true where links lead to a store" in error(config(cub))
+    assert len(load_dataset(config(cub, links=True)).train) == 12
+    cub.set_line("images.txt", 4, "4 ../../outside.png")
+    assert "leads out of" in error(config(cub, links=True))
+
+
+def test_accents_may_be_composed_otherwise_than_in_the_list(cub: CubTree) -> None:
+    composed, apart = "Cr\u00e8me.png", "Cre\u0300me.png"
+    cub.image(4).rename(cub.image(4).with_name(apart))
+    cub.set_line("images.txt", 4, f"4 001.Cat/{composed}")
+    assert len(load_dataset(config(cub)).train) == 12
 
 
 def test_a_link_that_stays_inside_and_a_linked_folder_of_images_will_do(cub: CubTree, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_the_number_of_processes_does_not_matter(tmp_path: Path) -> None:
 
 def test_processes_draw_what_this_process_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("paraphrase.core.data.sources.menagerie.SHARE", 10)
-    monkeypatch.setattr("paraphrase.core.data.sources.menagerie._cores", lambda: 2)
+    monkeypatch.setattr("paraphrase.core.data.sources.menagerie.cores", lambda: 2)
     source = load(DataConfig(seed=2, train_images=18, test_images=6))
     for number, record in enumerate(source.train):
         image, landmarks = draw_image(2, "train", number)
@@ -88,7 +88,7 @@ def test_processes_draw_what_this_process_draws(monkeypatch: pytest.MonkeyPatch)
 
 def test_what_a_process_fails_to_draw_is_drawn_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("paraphrase.core.data.sources.menagerie.SHARE", 10)
-    monkeypatch.setattr("paraphrase.core.data.sources.menagerie._cores", lambda: 2)
+    monkeypatch.setattr("paraphrase.core.data.sources.menagerie.cores", lambda: 2)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     assert len(load(DataConfig(train_images=18, test_images=6)).train) == 18
 
