@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
+
+OTHER_SCRIPTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Noto Sans CJK KR",
+    "WenQuanYi Zen Hei",
+    "Droid Sans Fallback",
+    "Microsoft YaHei",
+    "SimHei",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Malgun Gothic",
+    "Noto Sans Arabic",
+    "Noto Sans Devanagari",
+)
+"""Fonts for what DejaVu Sans lacks."""
 
 
 def pyplot() -> Any:
@@ -11,8 +28,12 @@ def pyplot() -> Any:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import font_manager, pyplot
 
+    # names in other scripts: by a font of this machine that has them; a box where there is none, without a word for each
+    there = {font.name for font in font_manager.fontManager.ttflist}
+    pyplot.rcParams["font.family"] = ["DejaVu Sans", *(name for name in OTHER_SCRIPTS if name in there)]
+    warnings.filterwarnings("ignore", message="Glyph .* missing from")
     return pyplot
 
 

@@ -179,11 +179,15 @@ def run_name(number: int, params: Mapping[str, Any]) -> str:
     return " ".join([f"{number:03d}", *parts])
 
 
+LARGEST_GRID = 20_000
+"""Points of a grid; Optuna's sampler lists them all for each trial."""
+
+
 def grid(space: Mapping[str, Dimension]) -> dict[str, list[Any]]:
     """Every value of every dimension.
 
     Raises:
-        InputError: for a continuous or conditional dimension.
+        InputError: for a continuous or conditional dimension, or a grid of more than `LARGEST_GRID` points.
     """
     values: dict[str, list[Any]] = {}
     for path, dimension in space.items():
@@ -199,6 +203,11 @@ def grid(space: Mapping[str, Dimension]) -> dict[str, list[Any]]:
         count = math.floor((dimension.high - dimension.low) / step + 1e-9) + 1
         points = [dimension.low + i * step for i in range(count)]
         values[path] = [int(p) for p in points] if dimension.type == "int" else points
+    if (points_of_grid := math.prod(map(len, values.values()))) > LARGEST_GRID:
+        raise InputError(
+            f"sampler: the grid has {points_of_grid:.6g} points, all of them listed for each trial; at most {LARGEST_GRID} "
+            f"are possible. Leave out dimensions or values, or take sampler: random"
+        )
     return values
 
 

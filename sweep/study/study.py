@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 import warnings
 from collections.abc import Mapping
@@ -123,7 +124,7 @@ def budget(sweep: SweepConfig) -> int:
     """Number of trials that must end: the configured one, or the size of the grid if that is smaller."""
     if sweep.sampler != "grid":
         return sweep.trials
-    return min(sweep.trials, int(np.prod([len(v) for v in grid(sweep.space).values()])))
+    return min(sweep.trials, math.prod(len(v) for v in grid(sweep.space).values()))
 
 
 def identity_of(study: optuna.Study) -> str:

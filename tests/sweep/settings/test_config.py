@@ -13,6 +13,7 @@ from paraphrase.core.errors import InputError
 from paraphrase.core.measure.metrics import KEYS
 from paraphrase.sweep.settings.config import MEASURED, SweepConfig, drop_landmark_metrics, load_sweep
 
+MANY = {"type": "categorical", "choices": [i / 8 for i in range(1, 31)]}
 ETA = {"type": "float", "low": 0.1, "high": 1.0}
 
 
@@ -44,6 +45,10 @@ def test_what_core_measures_can_be_an_objective() -> None:
         ({"trials": 0}, "trials: 0 is out of range; must be >= 1"),
         ({"sampler": "best"}, "sampler: expected one of tpe, nsga2, gp, random, grid"),
         ({"sampler": "grid", "space": {"loss.eta": ETA}}, "space.loss.eta: the grid sampler needs a step"),
+        (
+            {"sampler": "grid", "space": {f"loss.{k}": MANY for k in ("eta", "kappa", "lambda_f", "lambda_r", "lambda_m")}},
+            "sampler: the grid has 2.43e+07 points, all of them listed",
+        ),
         ({"name": "../up"}, "name: '../up' must be"),
         ({"base": {"loss": {"eta": -1}}}, "base.loss.eta: -1.0 is out of range"),
         ({"early_stopping": {"metric": "p", "mode": "max", "grace_epochs": 9}}, "early_stopping.grace_epochs: must be at"),
