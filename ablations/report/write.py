@@ -18,7 +18,7 @@ from paraphrase.ablations.results import DIMENSION, HEADER, comparisons, rows_of
 from paraphrase.core.files import write_atomically
 from paraphrase.core.measure.metrics import LOWER_IS_BETTER
 from paraphrase.core.terminal.tables import latex_table, markdown_table, text_table
-from paraphrase.sweep.record.tracking import log_to_parent, share_view
+from paraphrase.sweep.record.tracking import log_to_parent, reach, share_view
 from paraphrase.sweep.report.page import Figure, Section, Table, format_cell
 from paraphrase.sweep.report.sweep_page import write_sweep_page
 from paraphrase.sweep.settings.folder import sweep_folder, tracking_uri
@@ -56,7 +56,7 @@ def write_suite_report(name: str) -> str:
     sweep, study = load(name)
     assert study is not None  # of which the tables are
     log_to_parent(tracking_uri(sweep), sweep.experiment, identity_of(study), [*written.files, page])
-    share_view(tracking_uri(sweep), sweep.experiment, identity_of(study), DIMENSION)
+    reach(tracking_uri(sweep), lambda client: share_view(client, sweep.experiment, identity_of(study), DIMENSION))
     return written.text
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 
@@ -29,6 +29,7 @@ from paraphrase.sweep.record.tracking import (
     hash_tags,
     open_client,
     open_experiment,
+    reach,
     seed_tags,
     system_metrics,
 )
@@ -80,6 +81,9 @@ from paraphrase.sweep.workers.cluster import (
 )
 from paraphrase.sweep.workers.nodes import check_nodes, refuse_sqlite
 from paraphrase.sweep.workers.tasks import Tasks
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 MOST_PENDING = 1000
 """Most trials that Ray is asked to find a place for at once."""
@@ -245,8 +249,6 @@ def _open_source(name: str) -> tuple[SweepConfig, optuna.Study]:
 
 
 def _open_tracker(sweep: SweepConfig, study: optuna.Study, meta: dict[str, Any]) -> Tracker:
-    client = open_client(tracking_uri(sweep))
-    experiment = open_experiment(client, sweep.experiment, artifact_root(sweep))
     tags = {
         **hash_tags(meta),
         "code_version": code_version(),
@@ -256,7 +258,12 @@ def _open_tracker(sweep: SweepConfig, study: optuna.Study, meta: dict[str, Any])
         **seed_tags(sweep.base_config()),
         **run_tags(sweep.name),
     }
-    return Tracker(client, experiment, sweep.name, identity_of(study), tags, sweep_tags(sweep, meta))
+
+    def opened(client: MlflowClient) -> Tracker:
+        experiment = open_experiment(client, sweep.experiment, artifact_root(sweep))
+        return Tracker(client, experiment, sweep.name, identity_of(study), tags, sweep_tags(sweep, meta))
+
+    return reach(tracking_uri(sweep), opened)
 
 
 def _record_baseline(session: Session) -> None:

@@ -18,7 +18,7 @@ from urllib.request import getproxies
 
 from paraphrase.core.errors import InputError, first_line
 from paraphrase.core.terminal.console import say, waiting
-from paraphrase.sweep.patience import patiently
+from paraphrase.sweep.patience import Value, patiently
 from paraphrase.sweep.settings.folder import ARTIFACTS, sqlite_file, without_password
 from paraphrase.sweep.study.study import IDENTITY
 
@@ -55,24 +55,42 @@ def open_client(uri: str) -> MlflowClient:
     Raises:
         InputError: if the store cannot be opened.
     """
-    quiet_mlflow()
-    from mlflow.tracking import MlflowClient
-
-    quiet_mlflow()  # importing mlflow sets its loggers up
     try:
-        if file := sqlite_file(uri):
-            file.parent.mkdir(parents=True, exist_ok=True)
-        client = MlflowClient(tracking_uri=uri)
         with waiting(f"waiting for the tracking server {without_password(uri)}"):
-            client.search_experiments(max_results=1)
-        if file:
-            _follow_moved(file.absolute())
+            return _connect(uri)
     except Exception as error:
         first = without_password(first_line(error))
         remedy = "; start the server with `--allowed-hosts` that has this name and port" if "Invalid Host" in first else ""
         if uri.startswith("http") and (proxies := getproxies()):
             remedy += f"; {', '.join(proxies)} proxies are set, which NO_PROXY={urlsplit(uri).hostname} goes round"
         raise InputError(f"tracking_uri: {without_password(uri)} cannot be opened: {first}{remedy}") from None
+
+
+def reach(uri: str, then: Callable[[MlflowClient], Value]) -> Value:
+    """What something returns that is done with a client of a store which was there before; a server that is away is waited for.
+
+    Args:
+        then: done again from its beginning where the server goes away meanwhile.
+
+    Raises:
+        InputError: if a store without a server cannot be opened.
+    """
+    if sqlite_file(uri):  # which does not come back by itself
+        return then(open_client(uri))
+    return patiently(lambda: then(_connect(uri)), f"MLflow at {without_password(uri)}", passing)
+
+
+def _connect(uri: str) -> MlflowClient:
+    quiet_mlflow()
+    from mlflow.tracking import MlflowClient
+
+    quiet_mlflow()  # importing mlflow sets its loggers up
+    if file := sqlite_file(uri):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    client = MlflowClient(tracking_uri=uri)
+    client.search_experiments(max_results=1)
+    if file:
+        _follow_moved(file.absolute())
     return client
 
 
@@ -403,15 +421,15 @@ SHARED_VIEW = "mlflow.sharedViewState."
 """Prefix of the experiment tags in which MLflow's pages keep views that are shared by a link."""
 
 
-def share_view(uri: str, experiment: str, identity: str, grouped_by: str | None = None) -> None:
+def share_view(client: MlflowClient, experiment: str, identity: str, grouped_by: str | None = None) -> None:
     """Keep a view of MLflow's table and charts that shows a study's trials, not the sweep's own run.
 
     MLflow adds the parent run to what was searched for; its rows, `performer/...` and the controls, are left out of the charts.
 
     Args:
+        experiment: its name.
         grouped_by: a tag by whose values means are shown instead of single runs.
     """
-    client = open_client(uri)
     found = client.get_experiment_by_name(experiment)
     if found is not None:
         view: dict[str, Any] = {
@@ -446,11 +464,16 @@ def system_metrics(uri: str, run: str) -> Iterator[None]:
 
 def log_to_parent(uri: str, experiment: str, identity: str, files: Iterable[Path]) -> None:
     """Copy files to the parent run of a finished sweep; a server that is away is waited for."""
-    client = open_client(uri)
-    found = client.get_experiment_by_name(experiment)
-    runs = runs_of(client, found.experiment_id, identity, "kind = 'sweep'") if found else []
-    for file in files if runs else []:
-        patiently(lambda: client.log_artifact(runs[0].info.run_id, str(file)), f"MLflow at {without_password(uri)}", passing)  # noqa: B023
+    logged = list(files)
+
+    def log(client: MlflowClient) -> None:
+        found = client.get_experiment_by_name(experiment)
+        for run in runs_of(client, found.experiment_id, identity, "kind = 'sweep'") if found else []:
+            while logged:
+                client.log_artifact(run.info.run_id, str(logged[0]))
+                del logged[0]
+
+    reach(uri, log)
 
 
 def delete_runs(uri: str, experiment: str, identity: str) -> None:

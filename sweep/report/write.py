@@ -61,7 +61,7 @@ def write_report(sweep: SweepConfig, study: optuna.Study, recorder: Recorder, ta
     for file, number in [*logged, *((folder / name, None) for name in names)]:
         recorder.now(functools.partial(tracker.log_artifact, file, number))
     if front:
-        recorder.now(lambda: share_view(tracking_uri(sweep), sweep.experiment, identity_of(study)))
+        recorder.now(lambda: share_view(tracker.client, sweep.experiment, identity_of(study)))
         furnish(sweep, study, front, tracker.experiment, pages)
     if store := store_of(sweep):
         store.put(folder, f"{sweep_key(sweep.name)}/report")

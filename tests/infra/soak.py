@@ -9,6 +9,7 @@ MLflow away, the store away, the driver killed (its home removed with it), the d
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import random
 import shutil
@@ -170,7 +171,10 @@ def main() -> None:
             finally:
                 storm.driver.kill()
             os.environ["PARAPHRASE_HOME"] = str(home)
-            assert exported("storm") == expected, "the storm left something else than a quiet sweep"
+            for found, wanted in itertools.zip_longest(exported("storm"), expected, fillvalue={}):
+                other = {k: (wanted.get(k), found.get(k)) for k in {**wanted, **found} if wanted.get(k) != found.get(k)}
+                if other:
+                    raise SystemExit(f"{log.read_text()[-6000:]}\ntrial {found.get('number')} is not as in quiet: {other}")
             check(it, arguments.trials)
         took = time.monotonic() - began
         print(
