@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import itertools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,7 +187,9 @@ def _run(arguments: argparse.Namespace) -> int:
 def show_plan(sweep: SweepConfig) -> int:
     """Print what a sweep would run, and a line for each thing that would stop it; returns the exit code."""
     from paraphrase.sweep.driver.plan import describe_plan, problems
+    from paraphrase.sweep.settings.places import absolute, tracked
 
+    sweep = absolute(tracked(sweep))
     print(describe_plan(sweep), flush=True)
     found = problems(sweep)
     for problem in found:
@@ -265,8 +265,9 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
+    from paraphrase.core.files import read_text
     from paraphrase.core.terminal.console import duration
-    from paraphrase.sweep.settings.folder import SUITE_TABLE, sweep_folder
+    from paraphrase.sweep.settings.folder import SUITE_TABLES, sweep_folder
     from paraphrase.sweep.study.results import describe, front_of, load
 
     description = describe(arguments.name)
@@ -276,28 +277,14 @@ def _show(arguments: argparse.Namespace) -> int:
     states = ", ".join(f"{count} {state}" for state, count in description["trials"].items() if count) or "no trials"
     print(f"{arguments.name}: budget {description['budget']}, {states}, {duration(description['seconds'])}")
     sweep, study = load(arguments.name)
-    if (table := sweep_folder(arguments.name) / "report" / SUITE_TABLE).exists():
-        _show_arms(table, arguments.wide)
+    file = sweep_folder(arguments.name) / "report" / SUITE_TABLES
+    if tables := json.loads(read_text(file)) if file.exists() else []:
+        for title, cells in tables:
+            print()
+            show_table(cells, title, arguments.wide)
     elif study is not None:
         show_front(front_of(study, sweep), arguments.wide)
     return 0
-
-
-def _show_arms(file: Path, wide: bool) -> None:
-    """Print the comparisons of a suite as its report has them, a table for each metric."""
-    from paraphrase.core.files import read_text
-    from paraphrase.core.terminal.tables import brief
-
-    def cell(text: str) -> str:
-        try:
-            return text if text.isdecimal() else brief(float(text))
-        except ValueError:
-            return text.replace("_", " ")
-
-    header, *rows = csv.reader(read_text(file).splitlines())
-    for metric, arms in itertools.groupby(rows, lambda row: row[0]):
-        show_table([header[1:], *([cell(text) for text in row[1:]] for row in arms)], metric, wide)
-        print()
 
 
 def _export(arguments: argparse.Namespace) -> int:

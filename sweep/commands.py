@@ -17,6 +17,7 @@ from paraphrase.core.terminal.html import embedded, html_table
 from paraphrase.sweep.driver.run import resume_sweep, run_sweep
 from paraphrase.sweep.settings.config import SweepConfig, find_sweep_file, sweep_of
 from paraphrase.sweep.settings.folder import EXPLAINER, bring_sweep, read_sweep, storage_url, sweep_folder, trial_folder
+from paraphrase.sweep.settings.places import tracked
 from paraphrase.sweep.settings.space import resolve
 from paraphrase.sweep.store.objects import Damaged, Store
 from paraphrase.sweep.study.changes import changes_since_begun
@@ -191,7 +192,7 @@ def run(
         InputError: names the field, and what would be right; then nothing is left behind.
     """
     sweep = described(config, name, {path.replace("__", "."): value for path, value in overrides.items()})
-    if resume and bring_sweep(sweep):
+    if resume and bring_sweep(tracked(sweep)):
         resume_sweep(sweep.name, *changes_since_begun(sweep))
     else:
         run_sweep(sweep)

@@ -12,7 +12,7 @@ import sqlalchemy as sql
 
 from paraphrase.core.errors import InputError
 from paraphrase.core.terminal.console import waiting
-from paraphrase.sweep.record.tracking import open_client
+from paraphrase.sweep.record.client import open_client
 from paraphrase.sweep.settings.config import SweepConfig
 from paraphrase.sweep.settings.folder import sqlite_file, storage_url, store_of, tracking_uri, without_password
 from paraphrase.sweep.study.lease import clock_of

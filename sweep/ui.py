@@ -11,7 +11,8 @@ import time
 from paraphrase.core.errors import InputError
 from paraphrase.core.home import home
 from paraphrase.core.terminal.console import waiting
-from paraphrase.sweep.record.tracking import SHARED_VIEW, open_client, quiet_mlflow, runs_of
+from paraphrase.sweep.record.client import open_client, quiet_mlflow
+from paraphrase.sweep.record.tracking import SHARED_VIEW, runs_of
 from paraphrase.sweep.settings.folder import ARTIFACTS, artifact_root, read_sweep, tracking_uri, without_password
 from paraphrase.sweep.study.results import load
 from paraphrase.sweep.study.study import identity_of

@@ -14,7 +14,7 @@ from paraphrase.core.config import Config, from_mapping
 from paraphrase.core.features.obtain import open_cache
 from paraphrase.core.measure.evaluation import baseline
 from paraphrase.core.terminal import console
-from paraphrase.sweep.record.tracking import open_client
+from paraphrase.sweep.record.client import open_client
 from paraphrase.sweep.settings.config import Resources
 from paraphrase.sweep.workers.cluster import cluster
 

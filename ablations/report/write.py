@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping
 from io import StringIO
 from itertools import groupby
@@ -14,14 +15,15 @@ from paraphrase.ablations.paired import Comparison
 from paraphrase.ablations.report import tables as paper_tables
 from paraphrase.ablations.report.figures import draw_forests, draw_shares
 from paraphrase.ablations.report.pages import draw_pages
-from paraphrase.ablations.results import DIMENSION, HEADER, comparisons, rows_of, runs_by_arm
+from paraphrase.ablations.results import DIMENSION, HEADER, comparisons, rows_of, runs_by_arm, tables_of
 from paraphrase.core.files import write_atomically
 from paraphrase.core.measure.metrics import LOWER_IS_BETTER
 from paraphrase.core.terminal.tables import latex_table, markdown_table, text_table
-from paraphrase.sweep.record.tracking import log_to_parent, reach, share_view
+from paraphrase.sweep.record.client import reach
+from paraphrase.sweep.record.tracking import log_to_parent, share_view
 from paraphrase.sweep.report.page import Figure, Section, Table, format_cell
 from paraphrase.sweep.report.sweep_page import write_sweep_page
-from paraphrase.sweep.settings.folder import sweep_folder, tracking_uri
+from paraphrase.sweep.settings.folder import SUITE_TABLES, sweep_folder, tracking_uri
 from paraphrase.sweep.study.results import load
 from paraphrase.sweep.study.study import identity_of
 
@@ -87,6 +89,7 @@ def write_tables(name: str) -> Written:
     }
     for file, content in texts.items():
         write_atomically(folder / file, content)
+    write_atomically(folder / SUITE_TABLES, json.dumps(tables_of(table)))
     files = [folder / file for file in texts]
     shares = draw_shares(measured, folder / "p.png")
     sections = [_tables_section(measured, shares)]

@@ -170,7 +170,7 @@ def group_information(maps: Tensor, feature: Tensor, groups: int, temperature: f
     norms = torch.linalg.vector_norm(cells, dim=-1).float().clamp(min=1e-12)
     seen = torch.nn.functional.normalize((_GroupAttention.apply(maps, groups, norms).to(cells.dtype) @ cells).float(), dim=-1)
     others = seen.sum(1, keepdim=True) - seen
-    sizes = torch.linalg.vector_norm(others, dim=-1).clamp(min=1e-12) * temperature  # of logits, which are fewer than what is seen
+    sizes = torch.linalg.vector_norm(others, dim=-1).clamp(min=1e-12) * temperature  # of logits, which are fewer
     logits = seen @ others.mT / sizes.unsqueeze(-2)
     return -logits.log_softmax(-1).diagonal(dim1=-2, dim2=-1).mean((1, 2))
 

@@ -11,7 +11,7 @@ from paraphrase.core.cores import cores
 from paraphrase.core.device import choose_device
 from paraphrase.core.errors import InputError
 from paraphrase.core.terminal.console import duration
-from paraphrase.sweep.record.tracking import open_client
+from paraphrase.sweep.record.client import open_client
 from paraphrase.sweep.settings.config import SweepConfig
 from paraphrase.sweep.settings.folder import read_sweep, shown, sqlite_file, storage_url, store_of, tracking_uri, without_password
 from paraphrase.sweep.study.study import budget, refuse_existing

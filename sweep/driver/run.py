@@ -20,19 +20,10 @@ from paraphrase.core.terminal.console import say, waiting
 from paraphrase.sweep.driver.progress import Progress
 from paraphrase.sweep.driver.session import Session
 from paraphrase.sweep.patience import OutOfPatience
-from paraphrase.sweep.record.described import data_of, run_tags, sweep_params, sweep_tags
-from paraphrase.sweep.record.facts import code_version
+from paraphrase.sweep.record.client import open_client, open_experiment, reach
+from paraphrase.sweep.record.described import data_of, parent_tags, sweep_params, tags_of
 from paraphrase.sweep.record.recorder import Recorder
-from paraphrase.sweep.record.tracking import (
-    Tracker,
-    delete_runs,
-    hash_tags,
-    open_client,
-    open_experiment,
-    reach,
-    seed_tags,
-    system_metrics,
-)
+from paraphrase.sweep.record.tracking import Tracker, delete_runs, system_metrics
 from paraphrase.sweep.settings.config import SweepConfig, drop_landmark_metrics
 from paraphrase.sweep.settings.folder import (
     SWEEP,
@@ -49,7 +40,7 @@ from paraphrase.sweep.settings.folder import (
     without_password,
     yaml_of,
 )
-from paraphrase.sweep.settings.places import absolute
+from paraphrase.sweep.settings.places import absolute, tracked
 from paraphrase.sweep.study.changes import check_budget, with_resources
 from paraphrase.sweep.study.lease import SECONDS, leased
 from paraphrase.sweep.study.results import complete_trials, why_none_is_complete
@@ -95,7 +86,7 @@ def run_sweep(sweep: SweepConfig) -> None:
     Raises:
         InputError: if there is a sweep of this name, or data, tracking store or warm start are bad; then nothing is left behind.
     """
-    sweep = absolute(sweep)
+    sweep = absolute(tracked(sweep))
     refuse_existing(sweep)
     with locked(sweep.name), _sigterm_like_sigint():
         try:
@@ -249,19 +240,9 @@ def _open_source(name: str) -> tuple[SweepConfig, optuna.Study]:
 
 
 def _open_tracker(sweep: SweepConfig, study: optuna.Study, meta: dict[str, Any]) -> Tracker:
-    tags = {
-        **hash_tags(meta),
-        "code_version": code_version(),
-        "objectives": ", ".join(f"{m} {d}" for m, d in sweep.objectives.items()),
-        "sampler": sweep.sampler,
-        "sampler_seed": str(sweep.sampler_seed),
-        **seed_tags(sweep.base_config()),
-        **run_tags(sweep.name),
-    }
-
     def opened(client: MlflowClient) -> Tracker:
         experiment = open_experiment(client, sweep.experiment, artifact_root(sweep))
-        return Tracker(client, experiment, sweep.name, identity_of(study), tags, sweep_tags(sweep, meta))
+        return Tracker(client, experiment, sweep.name, identity_of(study), tags_of(sweep, meta), parent_tags(sweep, meta))
 
     return reach(tracking_uri(sweep), opened)
 

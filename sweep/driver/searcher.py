@@ -26,9 +26,8 @@ from paraphrase.sweep.driver.failures import InARow, is_lost, last_error, last_f
 from paraphrase.sweep.driver.progress import Progress
 from paraphrase.sweep.driver.scheduler import rung_epochs
 from paraphrase.sweep.patience import OutOfPatience
-from paraphrase.sweep.record.described import readable
+from paraphrase.sweep.record.described import hash_tags, readable, seed_tags
 from paraphrase.sweep.record.recorder import Recorder
-from paraphrase.sweep.record.tracking import hash_tags, seed_tags
 from paraphrase.sweep.settings.config import ALL, SweepConfig
 from paraphrase.sweep.settings.folder import (
     CHECKPOINT,

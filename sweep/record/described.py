@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from paraphrase.core.config import Config, flatten, to_mapping
-from paraphrase.sweep.record.facts import code_commit
+from paraphrase.sweep.record.facts import code_commit, code_version
 from paraphrase.sweep.settings.config import SweepConfig
 from paraphrase.sweep.settings.space import Dimension
 
@@ -52,28 +52,39 @@ def _bound(low: float | None, high: float | None) -> str:
     return " and ".join(f"{sign} {value:g}" for sign, value in ((">=", low), ("<=", high)) if value is not None)
 
 
-def sweep_tags(sweep: SweepConfig, meta: Mapping[str, Any]) -> dict[str, str]:
-    """MLflow's own tags of a sweep's run: description, source, commit and user."""
-    searched = ", ".join(f"`{path}`" for path in sweep.space) or "nothing"
-    aims = ", ".join(f"{metric} ({direction})" for metric, direction in sweep.objectives.items())
-    return run_tags(sweep.name) | {
-        "mlflow.note.content": (
-            f"Sweep **{sweep.name}**: explainers of {meta['performer']} on {meta['dataset']} "
-            f"({meta['images']['train']} + {meta['images']['test']} images).\n\nObjectives: {aims}.\n\nSearched: {searched}.\n\n"
-            f"`paraphrase sweep show {sweep.name}` shows its table, `paraphrase report {sweep.name}` draws its report again."
-        ),
-    }
-
-
-def run_tags(name: str) -> dict[str, str]:
-    """MLflow's own tags of each run: source, commit and user."""
+def tags_of(sweep: SweepConfig, meta: Mapping[str, Any]) -> dict[str, str]:
+    """Tags of every run of a sweep: what it is made from, how it is searched, and MLflow's own of source, commit and user."""
     try:
         user = {"mlflow.user": getpass.getuser()}
     except (KeyError, OSError):
         user = {}
     commit = code_commit()
-    source = {"mlflow.source.name": f"paraphrase sweep {name}", "mlflow.source.type": "LOCAL"}
-    return user | source | ({"mlflow.source.git.commit": commit} if commit else {})
+    return {
+        **hash_tags(meta),
+        "code_version": code_version(),
+        "objectives": ", ".join(f"{m} {d}" for m, d in sweep.objectives.items()),
+        "sampler": sweep.sampler,
+        "sampler_seed": str(sweep.sampler_seed),
+        **seed_tags(sweep.base_config()),
+        "mlflow.source.name": f"paraphrase sweep {sweep.name}",
+        "mlflow.source.type": "LOCAL",
+        **({"mlflow.source.git.commit": commit} if commit else {}),
+        **user,
+    }
+
+
+def parent_tags(sweep: SweepConfig, meta: Mapping[str, Any]) -> dict[str, str]:
+    """More tags of a sweep's own run: its description."""
+    searched = ", ".join(f"`{path}`" for path in sweep.space) or "nothing"
+    aims = ", ".join(f"{metric} ({direction})" for metric, direction in sweep.objectives.items())
+    images = meta["images"]
+    return {
+        "mlflow.note.content": (
+            f"Sweep **{sweep.name}**: explainers of {meta['performer']} on {meta['dataset']} "
+            f"({images['train']} + {images['test']} images).\n\nObjectives: {aims}.\n\nSearched: {searched}.\n\n"
+            f"`paraphrase sweep show {sweep.name}` shows its table, `paraphrase report {sweep.name}` draws its report again."
+        )
+    }
 
 
 def data_of(config: Config, meta: Mapping[str, Any]) -> DatasetInput:
@@ -90,3 +101,18 @@ def data_of(config: Config, meta: Mapping[str, Any]) -> DatasetInput:
         profile=json.dumps(profile),
     )
     return DatasetInput(data, [InputTag("mlflow.data.context", "training")])
+
+
+def hash_tags(meta: Mapping[str, Any]) -> dict[str, str]:
+    """Tags that say what a feature cache was built from."""
+    return {
+        "data_hash": meta["dataset_fingerprint"],
+        "performer_hash": meta["performer_fingerprint"],
+        "cache_key": meta["key"],
+    }
+
+
+def seed_tags(config: Config) -> dict[str, str]:
+    """The seeds that a run, or a sweep's base, has."""
+    data, performer, train = config.data.seed, config.performer.fit.seed, config.train.seed
+    return {"seeds": f"data {data}, performer {performer}, train {train}"}

@@ -31,22 +31,18 @@ def versions() -> dict[str, str]:
 
 def code_version() -> str:
     """`git describe` of this code, or the installed version."""
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--tags"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        found = None
-    if found and found.returncode == 0:
-        return found.stdout.strip()
-    return _version("paraphrase")
+    return _git("describe", "--always", "--dirty", "--tags") or _version("paraphrase")
 
 
 def code_commit() -> str | None:
     """The commit that this code is at; None where it is no checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    return _git("rev-parse", "HEAD")
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of this code; None where it is no checkout."""
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        found = subprocess.run(["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() if found.returncode == 0 else None

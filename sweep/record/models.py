@@ -116,17 +116,19 @@ def log_models(client: MlflowClient, experiment: str, run: str, folder: Path) ->
     from mlflow.models import Model
 
     outputs = client.get_run(run).outputs
-    known = {client.get_logged_model(m.model_id).name for m in (outputs.model_outputs if outputs else [])}
+    named = {output.model_id for output in (outputs.model_outputs if outputs else [])}
+    known = {m.name: m for m in client.search_logged_models([experiment], filter_string=f"source_run_id = '{run}'")}
     for saved in sorted(folder.iterdir()):
-        if saved.name in known:
+        logged = known.get(saved.name) or client.create_logged_model(experiment, name=saved.name, source_run_id=run)
+        if logged.status == LoggedModelStatus.READY:
             continue
-        logged = client.create_logged_model(experiment, name=saved.name, source_run_id=run)
         model = Model.load(str(saved))
         model.run_id, model.model_id = run, logged.model_id
         model.save(str(saved / "MLmodel"))
         client.log_model_artifacts(logged.model_id, str(saved))
-        client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
-        client.log_outputs(run, [LoggedModelOutput(logged.model_id, 0)])
+        if logged.model_id not in named:
+            client.log_outputs(run, [LoggedModelOutput(logged.model_id, 0)])
+        client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)  # last: until then it is gone on with
 
 
 def _save(model: nn.Module, example: Tensor, folder: Path) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from paraphrase.sweep.patience import OutOfPatience, patiently
-from paraphrase.sweep.record.tracking import FLUSH_SECONDS, Tracker, passing
+from paraphrase.sweep.record.client import passing
+from paraphrase.sweep.record.tracking import FLUSH_SECONDS, Tracker
 from paraphrase.sweep.settings.folder import without_password
 
 

@@ -4,125 +4,25 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
-import os
-import sqlite3
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies
 
-from paraphrase.core.errors import InputError, first_line
-from paraphrase.core.terminal.console import say, waiting
-from paraphrase.sweep.patience import Value, patiently
-from paraphrase.sweep.settings.folder import ARTIFACTS, sqlite_file, without_password
+from paraphrase.core.errors import first_line
+from paraphrase.core.terminal.console import say
+from paraphrase.sweep.record.client import open_client, reach
 from paraphrase.sweep.study.study import IDENTITY
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Run
     from mlflow.tracking import MlflowClient
 
-    from paraphrase.core.config import Config
 
 PARENT_TAG = "mlflow.parentRunId"
 FLUSH_SECONDS = 2.0
-MISTAKES = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}
-"""MLflow's names of errors that come again however often one tries."""
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
-
-
-def quiet_mlflow() -> None:
-    """No telemetry and no log lines of MLflow, alembic and git on the screen."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    # the recorder tries again, and looks first: MLflow's client would make a second run where the answer was lost
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    for name in ("mlflow", "alembic", "alembic.runtime.migration"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="mlflow.*")
-
-
-def open_client(uri: str) -> MlflowClient:
-    """A client of the tracking store at `uri`, whose tables exist afterwards.
-
-    Raises:
-        InputError: if the store cannot be opened.
-    """
-    try:
-        with waiting(f"waiting for the tracking server {without_password(uri)}"):
-            return _connect(uri)
-    except Exception as error:
-        first = without_password(first_line(error))
-        remedy = "; start the server with `--allowed-hosts` that has this name and port" if "Invalid Host" in first else ""
-        if uri.startswith("http") and (proxies := getproxies()):
-            remedy += f"; {', '.join(proxies)} proxies are set, which NO_PROXY={urlsplit(uri).hostname} goes round"
-        raise InputError(f"tracking_uri: {without_password(uri)} cannot be opened: {first}{remedy}") from None
-
-
-def reach(uri: str, then: Callable[[MlflowClient], Value]) -> Value:
-    """What something returns that is done with a client of a store which was there before; a server that is away is waited for.
-
-    Args:
-        then: done again from its beginning where the server goes away meanwhile.
-
-    Raises:
-        InputError: if a store without a server cannot be opened.
-    """
-    if sqlite_file(uri):  # which does not come back by itself
-        return then(open_client(uri))
-    return patiently(lambda: then(_connect(uri)), f"MLflow at {without_password(uri)}", passing)
-
-
-def _connect(uri: str) -> MlflowClient:
-    quiet_mlflow()
-    from mlflow.tracking import MlflowClient
-
-    quiet_mlflow()  # importing mlflow sets its loggers up
-    if file := sqlite_file(uri):
-        file.parent.mkdir(parents=True, exist_ok=True)
-    client = MlflowClient(tracking_uri=uri)
-    client.search_experiments(max_results=1)
-    if file:
-        _follow_moved(file.absolute())
-    return client
-
-
-def _follow_moved(file: Path) -> None:
-    """Where a sqlite store was moved together with the artifacts beside it, have it find them there."""
-    here = file.parent / ARTIFACTS
-    with closing(sqlite3.connect(file, timeout=120)) as database, database:
-        for (location,) in database.execute("SELECT artifact_location FROM experiments").fetchall():
-            before = Path(unquote(urlsplit(location or "").path))
-            if not str(location).startswith("file://") or before.name != ARTIFACTS or before == here:
-                continue
-            if before.exists() or not here.is_dir():  # it is another store's, or they were not moved with it
-                continue
-            columns = ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location")
-            for table, column in columns:
-                database.execute(
-                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
-                    (here.as_uri(), len(location) + 1, len(location), location),
-                )
-            say(f"MLflow: {file.parent} was {before.parent}; what is recorded there is found again")
-
-
-def open_experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
-    """The id of an experiment, made if it is not there."""
-    found = client.get_experiment_by_name(name)
-    if found is None:  # the tag has MLflow's pages show runs and charts, not those for language models
-        tags = {"mlflow.experimentKind": "custom_model_development"}
-        return str(client.create_experiment(name, artifact_location=artifacts, tags=tags))
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-        say(f"MLflow: experiment {name} had been deleted; it is restored")
-    return str(found.experiment_id)
 
 
 class Tracker:
@@ -388,33 +288,6 @@ def runs_of(
     query = f"tags.{IDENTITY} = '{identity}' and tags.{condition}"
     view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
     return list(client.search_runs([experiment], query, view, most, ["attributes.start_time ASC"]))
-
-
-def passing(error: BaseException) -> bool:
-    """Whether an error of the tracking store may pass: it is away or overloaded, or refuses a password that will be mended."""
-    from mlflow.exceptions import MlflowException
-
-    if isinstance(error, MlflowException):
-        return error.error_code not in MISTAKES
-    import requests
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return isinstance(error, requests.RequestException | SQLAlchemyError | ConnectionError | TimeoutError)
-
-
-def hash_tags(meta: Mapping[str, Any]) -> dict[str, str]:
-    """Tags that say what a feature cache was built from."""
-    return {
-        "data_hash": meta["dataset_fingerprint"],
-        "performer_hash": meta["performer_fingerprint"],
-        "cache_key": meta["key"],
-    }
-
-
-def seed_tags(config: Config) -> dict[str, str]:
-    """The seeds that a run, or a sweep's base, has."""
-    data, performer, train = config.data.seed, config.performer.fit.seed, config.train.seed
-    return {"seeds": f"data {data}, performer {performer}, train {train}"}
 
 
 SHARED_VIEW = "mlflow.sharedViewState."

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import FrozenTrial
 
+from paraphrase.sweep.record.client import open_client
 from paraphrase.sweep.record.facts import facts
-from paraphrase.sweep.record.tracking import open_client, runs_of
+from paraphrase.sweep.record.tracking import runs_of
 from paraphrase.sweep.report.curves import draw_curves, draw_trials, histories
 from paraphrase.sweep.report.figures import importances, plain_copy
 from paraphrase.sweep.report.page import Section, write_page

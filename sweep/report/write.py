@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import functools
 import json
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
 
-from paraphrase.core.errors import InputError, first_line
-from paraphrase.core.explainer.checkpoint import EXPLAINER as WEIGHTS
+from paraphrase.core.errors import InputError
 from paraphrase.core.files import write_atomically
 from paraphrase.core.terminal.console import say
 from paraphrase.sweep.record.facts import facts
-from paraphrase.sweep.record.models import Export, Wanted, log_models
 from paraphrase.sweep.record.recorder import Recorder
-from paraphrase.sweep.record.tracking import Tracker, log_to_parent, passing, share_view
+from paraphrase.sweep.record.tracking import log_to_parent, share_view
 from paraphrase.sweep.report.dashboard import furnish
 from paraphrase.sweep.report.figures import draw_figures, importances, plain_copy
+from paraphrase.sweep.report.front_models import models_of
 from paraphrase.sweep.report.page import Section
 from paraphrase.sweep.report.sections import shown_filters
 from paraphrase.sweep.report.sweep_page import arms_of, write_sweep_page
@@ -38,20 +35,16 @@ def write_report(sweep: SweepConfig, study: optuna.Study, recorder: Recorder, ta
     folder = sweep_folder(sweep.name) / "report"
     front = pareto_trials(study, sweep.constraints)
     shown = shown_filters(front, sweep)
-    with tempfile.TemporaryDirectory() as scratch:
-        models = [*shown[:1], *(t for t in front if t not in shown[:1])]
-        wanted = _wanted(sweep, tasks.meta, models, Path(scratch))
-        export = Export(wanted)
-        for trial in front:
-            tracker.know(trial.number, trial.user_attrs["mlflow_run"])
-            recorder.later(functools.partial(tracker.mark_front, trial.number))
+    for trial in front:
+        tracker.know(trial.number, trial.user_attrs["mlflow_run"])
+        recorder.later(functools.partial(tracker.mark_front, trial.number))
+    pages: dict[str, Path] = {}
+    with models_of([] if arms_of(sweep) else [*shown, *(t for t in front if t not in shown)], sweep, tasks.meta, recorder):
         logged: list[tuple[Path, int | None]] = [(file, None) for file in _draw(sweep, study, folder)]
-        pages: dict[str, Path] = {}
         for trial in shown:
             drawn = _filter_pages(sweep, tasks, trial)
             logged += [(page, trial.number) for page in drawn]
             pages |= {f"trial-{trial.number}-{page.name}": page for page in drawn}
-        _log_models(recorder, models, wanted, export)
     write_atomically(folder / "pareto.json", json.dumps(describe(sweep.name), indent=2))
     write_atomically(folder / "trials.csv", export_csv(sweep.name))
     write_atomically(folder / "pareto.txt", front_text(study, sweep) + "\n")
@@ -65,44 +58,6 @@ def write_report(sweep: SweepConfig, study: optuna.Study, recorder: Recorder, ta
         furnish(sweep, study, front, tracker.experiment, pages)
     if store := store_of(sweep):
         store.put(folder, f"{sweep_key(sweep.name)}/report")
-
-
-def _wanted(sweep: SweepConfig, meta: Mapping[str, Any], front: Sequence[FrozenTrial], scratch: Path) -> dict[int, Wanted]:
-    """What becomes models of MLflow: the front's explainers, those of a store brought here; of the knee the performer, too."""
-    wanted = {}
-    performer, store = meta["performer_folder"], store_of(sweep)
-    for trial in front:
-        folder = trial_folder(sweep.name, trial.number) / EXPLAINER
-        if store and not (folder / WEIGHTS).exists():
-            folder = scratch / EXPLAINER / str(trial.number)
-            store.get(trial.user_attrs[STORED], folder)
-        of_images = performer if trial is front[0] and Path(performer).exists() else None  # it may be large
-        out = scratch / "models" / str(trial.number)
-        wanted[trial.number] = Wanted(str(folder), meta["channels"], meta["map_size"], str(out), of_images)
-    return wanted
-
-
-def _log_models(recorder: Recorder, front: Sequence[FrozenTrial], wanted: Mapping[int, Wanted], export: Export) -> None:
-    """Log the models that were made; without them the record is as whole."""
-    problems = export.problems()
-    for trial in front:
-        problem = problems.get(trial.number)
-        if problem is None:
-            run, out = trial.user_attrs["mlflow_run"], Path(wanted[trial.number].out)
-            problem = recorder.now(functools.partial(_logged, recorder.tracker, run, out))
-        if problem:
-            say(f"trial {trial.number}: is no model in MLflow: {problem}")
-
-
-def _logged(tracker: Tracker, run: str, folder: Path) -> str | None:
-    """Log the models of a folder; why it cannot be done, for a server without models."""
-    try:
-        log_models(tracker.client, tracker.experiment, run, folder)
-    except Exception as error:
-        if passing(error):
-            raise
-        return first_line(error)
-    return None
 
 
 def _draw(sweep: SweepConfig, study: optuna.Study, folder: Path) -> list[Path]:

@@ -31,8 +31,8 @@ from paraphrase.sweep.store.objects import Store
 
 CHECKPOINT, EXPLAINER = "checkpoint", "explainer"
 SWEEP = "sweep.yaml"
-SUITE_TABLE = "ablations.csv"
-"""In the report of a suite: its arms against the base."""
+SUITE_TABLES = "shown.json"
+"""In the report of a suite: its arms against the base as the screen shows them, [title, cells] for each metric."""
 ARTIFACTS = "mlartifacts"
 """Folder of the files of MLflow's runs, beside a database of its own."""
 ADDRESSES = ("storage", "tracking_uri")

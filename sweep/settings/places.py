@@ -18,10 +18,8 @@ PATHS: dict[str, tuple[str, ...]] = {"data.path": (), "performer.weights": ("fit
 def absolute(sweep: SweepConfig) -> SweepConfig:
     """The sweep with absolute paths and addresses of sqlite files, since it may be resumed in another folder.
 
-    In a Ray job, whose folder is a copy that goes with it, they stay as they are. Where it names no tracking store,
-    MLFLOW_TRACKING_URI does, as for all that uses MLflow.
+    In a Ray job, whose folder is a copy that goes with it, they stay as they are.
     """
-    sweep = replace(sweep, tracking_uri=sweep.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None)
     if "working_dir_files" in Path.cwd().parts:
         return sweep
     sweep = copy.deepcopy(sweep)
@@ -38,6 +36,11 @@ def absolute(sweep: SweepConfig) -> SweepConfig:
         storage=sweep.storage and _absolute(sweep.storage),
         tracking_uri=sweep.tracking_uri and _absolute(sweep.tracking_uri),
     )
+
+
+def tracked(sweep: SweepConfig) -> SweepConfig:
+    """The sweep with the tracking store that MLFLOW_TRACKING_URI names, as all that uses MLflow has it, where it names none."""
+    return replace(sweep, tracking_uri=sweep.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None)
 
 
 def _of(value: Any, words: tuple[str, ...]) -> str | None:

@@ -20,7 +20,8 @@ def changes_since_begun(sweep: SweepConfig) -> tuple[int | None, dict[str, Any]]
     """
     begun, now = (flatten(to_mapping(s)) for s in (read_sweep(sweep.name), absolute(sweep)))
     for field in sorted(begun.keys() | now.keys()):
-        if not field.startswith(("trials", "resources.", "objectives.")) and begun.get(field) != now.get(field):
+        same = begun.get(field) == now.get(field) or (field == "tracking_uri" and not sweep.tracking_uri)  # as it was begun
+        if not field.startswith(("trials", "resources.", "objectives.")) and not same:
             raise InputError(
                 f"sweep {sweep.name}: was begun with {field}={begun.get(field)}, which cannot become {now.get(field)}"
             )

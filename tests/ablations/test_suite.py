@@ -20,7 +20,7 @@ from paraphrase.ablations.suite import suite_of
 from paraphrase.cli import main
 from paraphrase.core.config import load_config
 from paraphrase.core.measure.metrics import KEYS
-from paraphrase.sweep.record.tracking import open_client
+from paraphrase.sweep.record.client import open_client
 from paraphrase.sweep.settings.folder import sweep_folder, write_yaml
 from paraphrase.sweep.ui import page as page_of
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from commands import check_runs, command, exported, small_sweep
 from up import Local
 
-from paraphrase.sweep.record.tracking import open_client
+from paraphrase.sweep.record.client import open_client
 from paraphrase.sweep.store.objects import Store
 
 EPOCHS = 40

@@ -27,8 +27,9 @@ from up import Local
 
 from paraphrase.core.errors import InputError
 from paraphrase.sweep import patience
+from paraphrase.sweep.record.client import open_client, open_experiment
 from paraphrase.sweep.record.recorder import Recorder
-from paraphrase.sweep.record.tracking import Tracker, open_client, open_experiment
+from paraphrase.sweep.record.tracking import Tracker
 from paraphrase.sweep.store.checkpoints import UPLOAD_SECONDS
 from paraphrase.sweep.store.objects import Damaged, Store
 from paraphrase.sweep.study import lease as lease_module

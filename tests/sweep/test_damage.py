@@ -10,7 +10,7 @@ import pytest
 from commands import SMALL, paraphrase_here, small_sweep
 from PIL import Image
 
-from paraphrase.sweep.record.tracking import quiet_mlflow
+from paraphrase.sweep.record.client import quiet_mlflow
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 

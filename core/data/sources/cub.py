@@ -187,11 +187,9 @@ class _Tables:
                 self.strays.append(f"{origin}: image id {image_id} is already used at {first_origin}")
                 self.bad.setdefault(image_id, f"{first_origin}: image id {image_id} is used again at {origin}")
             else:
-                images[image_id] = (root / rest[0], origin)
+                images[image_id] = (as_it_is_named(root / rest[0]), origin)
                 if problem := climbs_out(rest[0], root, inside, links):
                     self.bad[image_id] = f"{origin}: {problem}"
-                else:
-                    images[image_id] = (as_it_is_named(root / rest[0]), origin)
         if not images and not self.strays:
             raise InputError(f"{self.folder / 'images.txt'}: lists no image; expected lines of `image-id path`")
         return images

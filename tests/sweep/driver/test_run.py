@@ -24,7 +24,7 @@ from paraphrase.sweep.commands import Sweep
 from paraphrase.sweep.driver.plan import describe_plan
 from paraphrase.sweep.driver.run import _warm_start
 from paraphrase.sweep.driver.searcher import BATCH, drop_leftovers
-from paraphrase.sweep.record.tracking import open_client
+from paraphrase.sweep.record.client import open_client
 from paraphrase.sweep.settings.config import load_sweep
 from paraphrase.sweep.settings.folder import (
     CHECKPOINT,

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from paraphrase.core.config import Config, to_mapping
-from paraphrase.sweep.record.described import readable, run_tags, sweep_params, sweep_tags
+from paraphrase.sweep.record.described import parent_tags, readable, sweep_params, tags_of
 from paraphrase.sweep.settings.config import SweepConfig
 
 
@@ -26,7 +26,7 @@ def test_a_sweep_s_own_run_has_what_it_changes_and_searches(small: Callable[...,
 
 def test_a_run_says_what_it_is_and_what_code_made_it(small: Callable[..., SweepConfig]) -> None:
     meta = {"performer": "small", "dataset": "menagerie", "images": {"train": 96, "test": 48}}
-    note = sweep_tags(small(), meta)["mlflow.note.content"]
+    note = parent_tags(small(), meta)["mlflow.note.content"]
     assert "explainers of small on menagerie (96 + 48 images)" in note and "location_instability (minimize)" in note
-    tags = run_tags("mine")
+    tags = tags_of(small(name="mine"), meta | {"dataset_fingerprint": "d", "performer_fingerprint": "p", "key": "k"})
     assert tags["mlflow.source.name"] == "paraphrase sweep mine" and len(tags.get("mlflow.source.git.commit", "0" * 40)) == 40

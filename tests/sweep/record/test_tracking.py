@@ -12,7 +12,8 @@ from mlflow.tracking import MlflowClient
 
 from paraphrase.core.errors import InputError
 from paraphrase.core.terminal import console
-from paraphrase.sweep.record.tracking import Tracker, delete_runs, open_client, open_experiment
+from paraphrase.sweep.record.client import open_client, open_experiment
+from paraphrase.sweep.record.tracking import Tracker, delete_runs
 
 
 @pytest.fixture(scope="module")

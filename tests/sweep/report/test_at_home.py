@@ -19,8 +19,9 @@ from optuna_dashboard import get_note
 
 import paraphrase
 from paraphrase.core.performer import load_performer
+from paraphrase.sweep.record.client import open_client
 from paraphrase.sweep.record.models import Export, Wanted, log_models
-from paraphrase.sweep.record.tracking import SHARED_VIEW, open_client, system_metrics
+from paraphrase.sweep.record.tracking import SHARED_VIEW, system_metrics
 from paraphrase.sweep.ui import page
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paraphrase.sweep.record.tracking import Tracker, open_client, open_experiment
+from paraphrase.sweep.record.client import open_client, open_experiment
+from paraphrase.sweep.record.tracking import Tracker
 from paraphrase.sweep.report.curves import TOGETHER, draw_curves, draw_trials, histories, mean_and_deviation
 
 

@@ -9,7 +9,8 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from paraphrase.cli import main
-from paraphrase.sweep.record.tracking import Tracker, open_client, open_experiment
+from paraphrase.sweep.record.client import open_client, open_experiment
+from paraphrase.sweep.record.tracking import Tracker
 from paraphrase.sweep.report.page import Section, Table
 from paraphrase.sweep.report.provenance import yaml_text
 from paraphrase.sweep.report.sweep_page import arms_of, write_sweep_page

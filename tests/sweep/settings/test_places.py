@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 
 from paraphrase.core.config import Config, to_mapping
+from paraphrase.core.errors import InputError
 from paraphrase.sweep.settings.config import SweepConfig
-from paraphrase.sweep.settings.folder import sqlite_file
-from paraphrase.sweep.settings.places import absolute
+from paraphrase.sweep.settings.folder import keep_sweep, sqlite_file
+from paraphrase.sweep.settings.places import absolute, tracked
 from paraphrase.sweep.settings.space import Dimension
+from paraphrase.sweep.study.changes import changes_since_begun
 
 
 @pytest.mark.parametrize(
@@ -63,5 +65,19 @@ def test_the_file_of_a_sqlite_address_is_known_with_arguments_too() -> None:
 
 def test_mlflow_s_own_variable_names_the_tracking_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
-    assert absolute(SweepConfig(name="x")).tracking_uri == "http://127.0.0.1:5000"
-    assert absolute(SweepConfig(name="x", tracking_uri="sqlite:////x.db")).tracking_uri == "sqlite:////x.db"
+    assert tracked(SweepConfig(name="x")).tracking_uri == "http://127.0.0.1:5000"
+    assert tracked(SweepConfig(name="x", tracking_uri="sqlite:////x.db")).tracking_uri == "sqlite:////x.db"
+
+
+def test_the_tracking_store_of_the_environment_counts_when_a_sweep_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARAPHRASE_HOME", str(tmp_path / "home"))
+    sweep = SweepConfig(name="x", base=to_mapping(Config()))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    keep_sweep(absolute(tracked(sweep)))
+    for now in ("http://127.0.0.1:6000", ""):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", now)
+        assert changes_since_begun(sweep) == (None, {})
+    with pytest.raises(InputError, match=r"tracking_uri=http://127\.0\.0\.1:5000, which cannot become http://127\.0\.0\.1:7000"):
+        changes_since_begun(SweepConfig(name="x", base=to_mapping(Config()), tracking_uri="http://127.0.0.1:7000"))
