@@ -7,7 +7,7 @@ import os
 import sqlite3
 import warnings
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -45,8 +45,11 @@ def open_client(uri: str) -> MlflowClient:
     Raises:
         InputError: if the store cannot be opened.
     """
+    quiet_mlflow()
+    import mlflow.tracking  # noqa: F401 (takes seconds, in which no server is waited for)
+
     try:
-        with waiting(f"waiting for the tracking server {without_password(uri)}"):
+        with nullcontext() if sqlite_file(uri) else waiting(f"waiting for the tracking server {without_password(uri)}"):
             return _connect(uri)
     except Exception as error:
         first = without_password(first_line(error))
