@@ -128,7 +128,7 @@ def test_suite_over_categories_has_tables_pages_and_a_report(tmp_path: Path, fur
         refused = paraphrase_here("compare", *wrong)
         assert refused.returncode == 2 and message in refused.stderr
     shown = paraphrase_here("sweep", "show", "tasks")
-    assert shown.returncode == 0 and "no filter loss" in shown.stdout and "difference" in shown.stdout
+    assert shown.returncode == 0 and "no_filter_loss" in shown.stdout and "Holm p" in shown.stdout
     tables = paraphrase_here("tables", "tasks", "--arm", "no_filter_loss", "--format", "latex")
     assert tables.returncode == 0 and tables.stdout.count(r"\begin{tabular}") == 2
     assert paraphrase_here("tables", "tasks", "--arm", "no_such").returncode == 2

@@ -167,7 +167,7 @@ def test_where_there_is_a_store_the_home_may_vanish(
 def test_a_dry_run_says_that_the_data_are_not_there() -> None:
     ran = paraphrase_here("sweep", "run", "birds", "--dry-run", "base.data.path=nowhere")
     assert ran.returncode == 2 and "trials: " in ran.stdout
-    assert ran.stderr.startswith("paraphrase: data.path: there is no folder nowhere")
+    assert ran.stderr.startswith(f"paraphrase: data.path: there is no folder {Path.cwd() / 'nowhere'}; get CUB")
 
 
 @pytest.mark.parametrize(
