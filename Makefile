@@ -17,7 +17,7 @@ sweep: .venv/.installed
 
 # A thread for each process; three of them, since one that waits for a cluster computes nothing.
 test: .venv/.cluster
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist worksteal -m "not long"
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
@@ -37,9 +37,11 @@ ui: .venv/.installed
 cluster-demo: .venv/.cluster
 	$(BIN)/python infra/local/demo.py
 
-# What does not fit into `make test`: a sweep in a storm of faults at random; `SOAK="--trials 200 --seed 3"` for longer ones.
+# What does not fit into `make test`: long tests, a driver killed at whatever it writes, and a sweep in a storm of faults at
+# random; `SOAK="--trials 150 --deck 1"` for an hour of them.
 cluster-test: .venv/.cluster
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m cluster tests/infra
+	PYTHONPATH=tests:infra/local $(BIN)/python tests/infra/kills.py
 	PYTHONPATH=tests:infra/local $(BIN)/python tests/infra/soak.py $(SOAK)
 
 clean:
