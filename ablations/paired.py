@@ -12,6 +12,8 @@ from scipy import stats
 
 RESAMPLES = 9999
 """Bootstrap resamples of an interval, and permutations of a test once all of them are more than this."""
+FEW = 7
+"""Degrees of freedom below which an interval is Student's: those of 8 pairs are the first for a bootstrap."""
 SIGNIFICANT = 0.05
 """A corrected p-value of at most this is significant."""
 
@@ -88,17 +90,23 @@ def mean_of_means(*runs: np.ndarray, axis: int = -1) -> np.ndarray:
 
 
 def interval(runs: Runs, seed: int = 0, statistic: Callable[..., np.ndarray] = _centre) -> tuple[float, float]:
-    """95 % BCa bootstrap interval of a statistic, by default `centre`'s; tasks are strata: runs are drawn again within each.
+    """95 % interval of a statistic, by default `centre`'s; tasks are strata: runs are drawn again within each.
 
-    A bootstrap of few runs is too narrow: it divides by n, not n - 1, and knows no t distribution. So the level is raised until
-    an interval of a normal sample would have Student's width [Hesterberg 2015, expanded percentiles]. With 8 runs and more it
-    covers about 95 %, with 5 some 89 %, since no resample lies outside of the runs. NaN where a task has fewer than two runs;
+    By BCa bootstrap where there are at least `FEW` degrees of freedom (runs, but one of each task). A bootstrap of few runs is
+    too narrow: it divides by n, not n - 1, and knows no t distribution. So the level is raised until an interval of a normal
+    sample would have Student's width [Hesterberg 2015, expanded percentiles]. With fewer runs no resample is as far out as
+    that, and the interval is Student's itself, of the deviations within the tasks. NaN where a task has fewer than two runs;
     the value itself if every task's are equal.
     """
     if not runs or min(map(len, runs)) < 2:
         return math.nan, math.nan
     if all(np.ptp(r) == 0 for r in runs):
         return float(statistic(*runs)), float(statistic(*runs))
+    freedom = sum(len(r) - 1 for r in runs)
+    if freedom < FEW:
+        deviation = math.sqrt(sum(float(np.square(r - np.mean(r)).sum()) for r in runs) / freedom)
+        half = stats.t.ppf(0.975, freedom) * deviation / math.sqrt(sum(map(len, runs)))
+        return float(statistic(*runs)) - half, float(statistic(*runs)) + half
     level = _expanded_level([len(r) for r in runs])
     for method in ("BCa", "percentile"):  # BCa is not defined where all jackknifed values are equal
         with warnings.catch_warnings():  # which SciPy warns of
@@ -176,6 +184,13 @@ def smallest_p_value(seeds: int, tasks: int = 1) -> float:
     pairs = seeds * tasks
     unseen = pairs // 4 if tasks > 1 else 0
     return min(1.0, max(2.0 ** (1 + unseen - pairs), 2.0 / (RESAMPLES + 1)))
+
+
+def too_few(seeds: int, tasks: int, arms: int) -> str:
+    """A line if so few pairs cannot give a significant difference; empty if they can."""
+    if not arms or smallest_p_value(seeds, tasks) * arms <= SIGNIFICANT:
+        return ""
+    return f"{seeds} seeds can never make one of {arms} arms significant at 5 %; that takes {seeds_needed(arms, tasks)}"
 
 
 def seeds_needed(arms: int, tasks: int = 1, level: float = SIGNIFICANT) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from paraphrase.ablations.arms import arms, check_names
-from paraphrase.ablations.paired import SIGNIFICANT, seeds_needed, smallest_p_value
+from paraphrase.ablations.paired import too_few
 from paraphrase.ablations.results import AA, CATEGORY, DIMENSION, PERFORMER, task_configs
 from paraphrase.core.config import Config, from_mapping, set_path, to_mapping
 from paraphrase.core.errors import InputError
@@ -71,7 +71,8 @@ def suite_of(
     chosen, idle = ({AA: {}}, []) if aa else arms(base, channels, names)
     if idle:
         say(f"left out, since the base has nothing to take away: {', '.join(idle)}")
-    _warn_of_too_few(seeds, len(tasks), 1 if aa else len(chosen) - 1)
+    if few := too_few(seeds, len(tasks), 1 if aa else len(chosen) - 1):
+        say(few)
     first_seed, count = base.train.seed, 2 * seeds if aa else seeds
     sweep.space = {
         DIMENSION: Dimension("preset", presets=chosen),
@@ -107,10 +108,3 @@ def _performer(name: str) -> dict[str, Any]:
     layers = {k: getattr(spec, k) for k in ("arch", "feature", "pool", "targets", "decoder_init", "input_size")}
     layers |= {k: list(v) for k, v in layers.items() if isinstance(v, tuple)}
     return {f"performer.{k}": v for k, v in layers.items()} | {"performer.weights": str(Path(name).resolve())}
-
-
-def _warn_of_too_few(seeds: int, tasks: int, compared: int) -> None:
-    """Say before anything runs that so few pairs cannot give a significant difference."""
-    if compared and smallest_p_value(seeds, tasks) * compared > SIGNIFICANT:
-        needed = seeds_needed(compared, tasks)
-        say(f"{seeds} seeds can never make one of {compared} arms significant at 5 %; that takes {needed}")

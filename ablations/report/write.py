@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from paraphrase.ablations.arms import BASE
-from paraphrase.ablations.paired import Comparison
+from paraphrase.ablations.paired import Comparison, too_few
 from paraphrase.ablations.report import tables as paper_tables
 from paraphrase.ablations.report.figures import draw_forests, draw_shares
 from paraphrase.ablations.report.pages import draw_pages
@@ -20,7 +20,8 @@ from paraphrase.core.files import write_atomically
 from paraphrase.core.measure.metrics import LOWER_IS_BETTER
 from paraphrase.core.terminal.tables import latex_table, markdown_table, text_table
 from paraphrase.sweep.record.client import reach
-from paraphrase.sweep.record.tracking import log_to_parent, share_view
+from paraphrase.sweep.record.tracking import log_to_parent
+from paraphrase.sweep.record.views import share_view
 from paraphrase.sweep.report.page import Figure, Section, Table, format_cell
 from paraphrase.sweep.report.sweep_page import write_sweep_page
 from paraphrase.sweep.settings.folder import SUITE_TABLES, sweep_folder, tracking_uri
@@ -29,8 +30,8 @@ from paraphrase.sweep.study.study import identity_of
 
 METHOD = (
     "Every arm is paired with the base by seed, performer and category. Low and high: 95 % interval of the paired difference, "
-    "BCa bootstrap, widened to Student's for few pairs (with 5 pairs it still covers only 89 %). p-value: two-sided sign-flip "
-    "permutation test, exact up to 13 pairs; Holm's correction is over the arms of a metric. Effect size: difference over the "
+    "Student's for fewer than 8 pairs, else by BCa bootstrap with Student's width. p-value: two-sided sign-flip permutation "
+    "test, exact up to 13 pairs; Holm's correction is over the arms of a metric. Effect size: difference over the "
     "standard deviation of the differences within performer and category, with Hedges' correction."
 )
 SEVERAL = (
@@ -58,7 +59,8 @@ def write_suite_report(name: str) -> str:
     sweep, study = load(name)
     assert study is not None  # of which the tables are
     log_to_parent(tracking_uri(sweep), sweep.experiment, identity_of(study), [*written.files, page])
-    reach(tracking_uri(sweep), lambda client: share_view(client, sweep.experiment, identity_of(study), DIMENSION))
+    arranged = sweep.experiment, identity_of(study), sweep.objectives, (), DIMENSION
+    reach(tracking_uri(sweep), lambda client: share_view(client, *arranged))
     return written.text
 
 
@@ -97,19 +99,19 @@ def write_tables(name: str) -> Written:
     if table:
         forests = draw_forests(table, folder / "ablations.png")
         pages = draw_pages(name, folder / "pages")
-        sections = [_comparison_section(table, rows, forests, several=len(runs) > 1), *sections, _pages_section(pages)]
+        sections = [_comparison_section(table, rows, forests, len(runs)), *sections, _pages_section(pages)]
         files += [forests, *pages.values()]
     text = texts["ablations.txt"] if table else texts["tables.txt"]
     return Written(text, files, [s for s in sections if s.tables or s.figures])
 
 
 def _comparison_section(
-    table: Mapping[str, Mapping[str, Comparison | None]], rows: list[list[Any]], forests: Path, several: bool
+    table: Mapping[str, Mapping[str, Comparison | None]], rows: list[list[Any]], forests: Path, tasks: int
 ) -> Section:
     """A table for each metric, and the forest plots.
 
     Args:
-        several: whether there are several performers or categories.
+        tasks: performers times categories.
     """
     found = []
     for metric, some in groupby(rows, key=lambda row: row[0]):
@@ -118,9 +120,10 @@ def _comparison_section(
         found.append(Table(HEADER[1:], [[row[1].replace("_", " "), *row[2:]] for row in some], caption))
     alt = f"Forest plots of {len(table)} metrics: each arm's difference from the base; its numbers are in the tables above."
     caption = "Green: significantly better than the base (Holm-corrected p of at most .05); red: worse; grey: not decided."
-    return Section(
-        "Each ingredient against the base", [METHOD, *([SEVERAL] if several else [])], found, [Figure(forests, alt, caption)]
-    )
+    pairs = max(c.pairs if c else 0 for row in table.values() for c in row.values())
+    few = too_few(max(2, pairs // tasks), tasks, max(map(len, table.values())))
+    texts = [METHOD, *([SEVERAL] if tasks > 1 else []), *([f"{few}."] if few else [])]
+    return Section("Each ingredient against the base", texts, found, [Figure(forests, alt, caption)])
 
 
 def _tables_section(cells: list[paper_tables.Cell], shares: Path | None) -> Section:
