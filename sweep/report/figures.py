@@ -6,7 +6,7 @@ import itertools
 import logging
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,11 @@ LEAST_TRIALS = 4
 
 ACROSS = 3
 """Pairs of objectives side by side; more go below."""
+
+LABEL = 8
+"""Size of the names beside marks, in points."""
+LABEL_PLACES = ((1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0))
+"""Where a name may be: right of its mark, above it."""
 
 ALL, FRONT, PERFORMER = "#9aa0a6", "#d1495b", "#30638e"
 
@@ -151,11 +156,12 @@ def _plain_ticks(figure: Any) -> None:
     """Few and plain numbers on logarithmic axes, where matplotlib writes powers of ten over each other."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+    few = 2 if len(figure.axes) > ACROSS else 4  # beside many others an axis is narrow
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             if axis.get_scale() == "log":
                 low, high = sorted(axis.get_view_interval())
-                axis.set_major_locator(MaxNLocator(4) if high < 10 * low else LogLocator(numticks=5))
+                axis.set_major_locator(MaxNLocator(few) if high < 10 * low else LogLocator(numticks=few + 1))
                 axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
                 axis.set_minor_formatter(NullFormatter())
 
@@ -208,9 +214,6 @@ def _draw_pareto(study: optuna.Study, front: set[int], performer: Mapping[str, f
             style: dict[str, Any] = {"color": colour, "size": 10 if on_front else 7}
             figure.add_scatter(x=x, y=y, mode="markers", marker=style, text=hover, name=label, showlegend=k == 0, **place_of)
             axes.scatter(x, y, c=colour, s=45 if on_front else 22, label=label, zorder=3)
-            for t in some if on_front else []:
-                place = (t.values[i], t.values[j])
-                axes.annotate(str(t.user_attrs["number"]), place, (4, 4), textcoords="offset points", fontsize=8)
         for index, name, line, still_line in ((i, "x", figure.add_vline, axes.axvline), (j, "y", figure.add_hline, axes.axhline)):
             if (value := performer.get(metrics[index])) is not None:
                 line(**{name: value}, line_dash="dot", line_color=PERFORMER, **place_of)
@@ -218,11 +221,41 @@ def _draw_pareto(study: optuna.Study, front: set[int], performer: Mapping[str, f
         figure.update_xaxes(title=_title(study, i), **place_of)
         figure.update_yaxes(title=_title(study, j), **place_of)
         axes.set(xlabel=_title(study, i), ylabel=_title(study, j))
+        axes.margins(0.1)
+        axes.locator_params(nbins=5)
     grid[0][0].legend(fontsize=8)
     figure.update_layout(title="Pareto front", height=520 * down)
     still.tight_layout()
+    for axes, (i, j) in zip(grid.flat, pairs, strict=False):
+        places = {t.user_attrs["number"]: (t.values[i], t.values[j]) for t in trials}
+        _label(axes, {str(n): place for n, place in places.items() if n in front}, list(places.values()))
     save(still, folder / "pareto_front.png")
     return [_write_html([figure], folder / "pareto_front.html"), folder / "pareto_front.png"]
+
+
+def _label(axes: Any, names: Mapping[str, tuple[float, float]], marks: Sequence[tuple[float, float]]) -> None:
+    """Write names beside their marks, each at the first of eight places where it covers no mark and no other name.
+
+    Args:
+        axes: whose limits and place in the figure are final.
+    """
+    points = 72 / axes.figure.dpi
+    taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in axes.transData.transform(list(marks)) * points]
+    for name, place in names.items():
+        x, y = axes.transData.transform(place) * points
+        wide, high = 0.6 * LABEL * len(name), 0.75 * LABEL
+        boxes = []
+        for right, up in LABEL_PLACES:
+            left, low = x + right * (4 + wide / 2) - wide / 2, y + up * (4 + high / 2) - high / 2
+            boxes.append((left, low, left + wide, low + high))
+        left, low, *_ = box = min(boxes, key=lambda b: sum(_overlap(b, t) for t in taken))
+        taken.append(box)
+        axes.annotate(name, place, (left - x, low - y), textcoords="offset points", fontsize=LABEL, zorder=4)
+
+
+def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    """Area that two boxes (left, low, right, high) have in common."""
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
 def _title(study: optuna.Study, index: int) -> str:
