@@ -297,7 +297,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _pick(arguments: argparse.Namespace) -> int:
     from paraphrase.sweep.settings.folder import trial_folder
-    from paraphrase.sweep.settings.space import run_name
+    from paraphrase.sweep.settings.space import in_short
     from paraphrase.sweep.study.results import metrics_of, pick, picking_rule
 
     trial, rule = pick(arguments.name, arguments.where), picking_rule(arguments.name, arguments.where)
@@ -307,7 +307,7 @@ def _pick(arguments: argparse.Namespace) -> int:
         fields = {"number": trial.number, "params": trial.params, "metrics": metrics_of(trial)}
         print(json.dumps(fields | {"folder": str(folder), "command": command, "rule": rule}))
         return 0
-    print(f"{run_name(trial.number, trial.params)}\n({rule})")
+    print(f"trial {trial.number}: {in_short(trial.params)}\n({rule})")
     for metric, value in metrics_of(trial).items():
         print(f"  {metric:<22} {value:.4f}")
     print(f"its explainer: {folder / 'explainer'}")

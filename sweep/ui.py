@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from paraphrase.core.errors import InputError
 from paraphrase.core.home import home
 from paraphrase.core.terminal.console import waiting
 from paraphrase.sweep.record.client import open_client, quiet_mlflow
-from paraphrase.sweep.record.tracking import SHARED_VIEW, runs_of
+from paraphrase.sweep.record.tracking import runs_of
+from paraphrase.sweep.record.views import SHARED_VIEW
 from paraphrase.sweep.settings.folder import ARTIFACTS, artifact_root, read_sweep, tracking_uri, without_password
 from paraphrase.sweep.study.results import load
 from paraphrase.sweep.study.study import identity_of
 
-START_SECONDS = 60.0
+START_SECONDS, END_SECONDS = 60.0, 3.0
 MODE = "workflowType=machine_learning"
 """MLflow's pages of runs and charts; without it a browser shows those for language models first."""
 
@@ -53,7 +57,7 @@ def page(uri: str, experiment: str, identity: str | None) -> str:
 
 
 def serve(name: str | None, port: int, browser: bool) -> int:
-    """Run MLflow's server until Ctrl-C.
+    """Run MLflow's server until Ctrl-C or SIGTERM.
 
     Args:
         name: a sweep; None: the home folder's own store.
@@ -63,37 +67,52 @@ def serve(name: str | None, port: int, browser: bool) -> int:
     experiment = sweep.experiment if sweep else "paraphrase"
     if not sweep and not (home() / "mlflow.db").exists():
         raise InputError(f"ui: nothing is recorded in {home()} yet; start a sweep, or set PARAPHRASE_HOME")
-    with waiting("loading mlflow"):
+
+    def address() -> str:
         quiet_mlflow()
         study = load(name)[1] if name else None
-        address = page(uri, experiment, identity_of(study) if study else None)
+        return page(uri, experiment, identity_of(study) if study else None)
+
     if uri.startswith("http"):
-        print(f"{without_password(uri).rstrip('/')}{address}")
+        with waiting("loading mlflow"):
+            print(f"{without_password(uri).rstrip('/')}{address()}")
         return 0
     port = free_port(port)
     artifacts = (sweep and artifact_root(sweep)) or (home() / ARTIFACTS).as_uri()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    server = subprocess.Popen(
-        [*command, "--default-artifact-root", artifacts],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"MLFLOW_BACKEND_STORE_URI": uri},  # which may hold a password, and arguments are seen by all
-    )
-    try:
+    with _server(port, uri, artifacts) as server:
         with waiting("starting MLflow's server"):
+            url = f"http://127.0.0.1:{port}{address()}"  # meanwhile
             _wait(server, port)
-        url = f"http://127.0.0.1:{port}{address}"
         print(f"{url}\nCtrl-C ends it", flush=True)
         if browser:
             import webbrowser
 
             webbrowser.open(url)
         return server.wait()
+
+
+@contextmanager
+def _server(port: int, uri: str, artifacts: str) -> Iterator[subprocess.Popen[bytes]]:
+    """MLflow's server, which ends with all that it started however this process is told to end."""
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    server = subprocess.Popen(
+        [*command, "--default-artifact-root", artifacts],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"MLFLOW_BACKEND_STORE_URI": uri},  # which may hold a password, and arguments are seen by all
+        start_new_session=True,
+    )
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        yield server
     except KeyboardInterrupt:
-        return 0
+        sys.exit(0)
     finally:
-        server.terminate()
-        server.wait()
+        signal.signal(signal.SIGTERM, before)
+        for last in (signal.SIGTERM, signal.SIGKILL):  # it waits for browsers that stay connected
+            with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                os.killpg(server.pid, last)
+                server.wait(END_SECONDS)
 
 
 def _wait(server: subprocess.Popen[bytes], port: int) -> None:

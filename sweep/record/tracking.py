@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -288,30 +287,6 @@ def runs_of(
     query = f"tags.{IDENTITY} = '{identity}' and tags.{condition}"
     view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
     return list(client.search_runs([experiment], query, view, most, ["attributes.start_time ASC"]))
-
-
-SHARED_VIEW = "mlflow.sharedViewState."
-"""Prefix of the experiment tags in which MLflow's pages keep views that are shared by a link."""
-
-
-def share_view(client: MlflowClient, experiment: str, identity: str, grouped_by: str | None = None) -> None:
-    """Keep a view of MLflow's table and charts that shows a study's trials, not the sweep's own run.
-
-    MLflow adds the parent run to what was searched for; its rows, `performer/...` and the controls, are left out of the charts.
-
-    Args:
-        experiment: its name.
-        grouped_by: a tag by whose values means are shown instead of single runs.
-    """
-    found = client.get_experiment_by_name(experiment)
-    if found is not None:
-        view: dict[str, Any] = {
-            "searchFilter": f"tags.{IDENTITY} = '{identity}' and tags.kind = 'trial'",
-            "chartsSearchFilter": "^[^/]+$",
-        }
-        if grouped_by is not None:
-            view["groupBy"] = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": grouped_by}]}
-        client.set_experiment_tag(found.experiment_id, SHARED_VIEW + identity, json.dumps(view))
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from paraphrase.core.files import write_atomically
 from paraphrase.core.terminal.console import say
 from paraphrase.sweep.record.facts import facts
 from paraphrase.sweep.record.recorder import Recorder
-from paraphrase.sweep.record.tracking import log_to_parent, share_view
+from paraphrase.sweep.record.tracking import log_to_parent
+from paraphrase.sweep.record.views import searched_of, share_view
 from paraphrase.sweep.report.dashboard import furnish
 from paraphrase.sweep.report.figures import draw_figures, importances, plain_copy
 from paraphrase.sweep.report.front_models import models_of
@@ -54,7 +55,10 @@ def write_report(sweep: SweepConfig, study: optuna.Study, recorder: Recorder, ta
     for file, number in [*logged, *((folder / name, None) for name in names)]:
         recorder.now(functools.partial(tracker.log_artifact, file, number))
     if front:
-        recorder.now(lambda: share_view(tracker.client, sweep.experiment, identity_of(study)))
+        run = front[0].user_attrs["mlflow_run"]
+        searched = recorder.now(lambda: searched_of(tracker.client.get_run(run).data.params, sweep.space))
+        view = functools.partial(share_view, tracker.client, sweep.experiment, identity_of(study), sweep.objectives)
+        recorder.now(lambda: view(searched=searched))
         furnish(sweep, study, front, tracker.experiment, pages)
     if store := store_of(sweep):
         store.put(folder, f"{sweep_key(sweep.name)}/report")

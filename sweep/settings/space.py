@@ -170,13 +170,21 @@ def resolve(params: Mapping[str, Any], space: Mapping[str, Dimension], base: dic
     return from_mapping(Config, mapping)
 
 
+MOST_NAMED = 3
+"""Values that fit into a name."""
+
+
 def run_name(number: int, params: Mapping[str, Any]) -> str:
-    """A name that can be read in MLflow's tables: `007 W1=64 eta=0.53`."""
+    """A name that can be read in MLflow's tables: `007 W1=64 eta=0.53`; with many values, which would be cut off, `trial 007`."""
+    return f"{number:03d} {in_short(params)}".strip() if len(params) <= MOST_NAMED else f"trial {number:03d}"
+
+
+def in_short(params: Mapping[str, Any]) -> str:
+    """A trial's values: `W1=64 eta=0.53`."""
     names = short_names(list(params))
-    parts = [
+    return " ".join(
         f"{names[path]}={value:.3g}" if isinstance(value, float) else f"{names[path]}={value}" for path, value in params.items()
-    ]
-    return " ".join([f"{number:03d}", *parts])
+    )
 
 
 LARGEST_GRID = 20_000

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
+import subprocess
 import time
+import urllib.request
 from pathlib import Path
 
 import mlflow
 import optuna
 import pytest
 import torch
-from commands import PATIENCE
+from commands import PATIENCE, command
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from optuna.artifacts import get_all_artifact_meta
@@ -21,8 +24,9 @@ import paraphrase
 from paraphrase.core.performer import load_performer
 from paraphrase.sweep.record.client import open_client
 from paraphrase.sweep.record.models import Export, Wanted, log_models
-from paraphrase.sweep.record.tracking import SHARED_VIEW, system_metrics
-from paraphrase.sweep.ui import page
+from paraphrase.sweep.record.tracking import system_metrics
+from paraphrase.sweep.record.views import SHARED_VIEW
+from paraphrase.sweep.ui import free_port, page
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -84,6 +88,10 @@ def test_ui_opens_a_view_of_the_sweep_s_trials(client: MlflowClient) -> None:
     view = json.loads(experiment.tags[SHARED_VIEW + identity])
     found = client.search_runs([experiment.experiment_id], view["searchFilter"])
     assert {run.data.tags["kind"] for run in found} == {"trial"} and len(found) == 2 and "groupBy" not in view
+    assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`reconstruction_error`", True)
+    (chart,) = view["compareRunCharts"]
+    params = [set(run.data.params) for run in found]
+    assert chart["selectedParams"] and all(set(chart["selectedParams"]) <= of_run for of_run in params)
     assert f"viewStateShareKey={identity}" in page(str(client.tracking_uri), "paraphrase", identity)
 
 
@@ -111,3 +119,20 @@ def test_this_machine_is_measured_where_mlflow_is_asked_to(client: MlflowClient,
         while "system/cpu_utilization_percentage" not in client.get_run(parent).data.metrics:
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+def test_ui_serves_the_pages_and_ends_with_all_that_it_started(there: Path) -> None:
+    port = free_port(5600)
+    began = command("ui", "damaged", "--port", str(port), "--no-browser")
+    with subprocess.Popen(began, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as ui:
+        try:
+            assert ui.stdout
+            address = ui.stdout.readline().strip()
+            assert address.startswith(f"http://127.0.0.1:{port}/#/experiments/") and "viewStateShareKey=" in address
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=60) as answer:
+                assert answer.status == 200
+        finally:
+            ui.terminate()
+        assert ui.wait(60) == 0
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), 5).close()

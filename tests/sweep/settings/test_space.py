@@ -67,4 +67,5 @@ def test_grid_has_every_value(small: Callable[..., SweepConfig]) -> None:
 def test_run_names_can_be_read() -> None:
     params = {"explainer.interp_widths.0": 64, "loss.eta": 0.53217, "train.p_learning_rate": 0.02}
     assert run_name(7, params) == "007 W1=64 eta=0.532 lr_p=0.02"
+    assert run_name(7, {}) == "007" and run_name(7, params | {"loss.kappa": 3}) == "trial 007"
     assert short_names(["a.seed", "b.seed"]) == {"a.seed": "a.seed", "b.seed": "b.seed"}
