@@ -140,6 +140,13 @@ def cluster(resources: Resources) -> Iterator[None]:
             ray.shutdown()
 
 
+def head_address() -> str:
+    """Host and port of the head that this driver is connected to."""
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)
+
+
 def nodes_with_cpus() -> int:
     """How many nodes there are now on which trials can run."""
     import ray
