@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -33,7 +34,7 @@ def patiently(
     Args:
         operation: that is tried.
         what: the server, for messages.
-        passing: whether an error may pass; others are raised at once.
+        passing: whether an error may pass; others are raised at once, and those for want of memory, threads or files.
         again: what is tried from the second time on, where the first may have been done although it failed.
         patience: seconds from the first failure on; None: `PATIENCE`.
 
@@ -45,7 +46,7 @@ def patiently(
         try:
             value = operation()
         except Exception as error:
-            if not passing(error):
+            if _is_our_own(error) or not passing(error):
                 raise
             now = time.monotonic()
             if not began:
@@ -61,6 +62,22 @@ def patiently(
             return value
 
 
+def _is_our_own(error: BaseException | None) -> bool:
+    """Whether this process lacks memory, threads or files, whatever the library says that it was doing: the server is well."""
+    while error:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+            return True
+        if "can't start new thread" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def cause_of(error: BaseException) -> str:
-    """What lies behind an error, in a line: Optuna's own words are the same for every one of the database."""
+    """What lies behind an error, in a line: Optuna's own words, and SQLAlchemy's, are the same for every one of the database."""
+    inner: BaseException | None = error
+    while inner:
+        if isinstance(orig := getattr(inner, "orig", None), BaseException):
+            return first_line(orig)
+        inner = inner.__cause__ or inner.__context__
     return first_line(error.__cause__ or error)

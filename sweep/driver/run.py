@@ -19,7 +19,7 @@ from paraphrase.core.measure.verdicts import performer_verdict
 from paraphrase.core.terminal.console import say, waiting
 from paraphrase.sweep.driver.progress import Progress
 from paraphrase.sweep.driver.session import Session
-from paraphrase.sweep.patience import OutOfPatience
+from paraphrase.sweep.patience import PATIENCE, OutOfPatience
 from paraphrase.sweep.record.client import open_client, open_experiment, reach
 from paraphrase.sweep.record.described import data_of, parent_tags, sweep_params, tags_of
 from paraphrase.sweep.record.recorder import Recorder
@@ -44,7 +44,7 @@ from paraphrase.sweep.settings.places import absolute, tracked
 from paraphrase.sweep.study.changes import check_budget, with_resources
 from paraphrase.sweep.study.lease import SECONDS, leased
 from paraphrase.sweep.study.results import complete_trials, why_none_is_complete
-from paraphrase.sweep.study.storage import open_storage
+from paraphrase.sweep.study.storage import OPENING, open_storage
 from paraphrase.sweep.study.study import (
     STATE_NAMES,
     budget,
@@ -66,10 +66,12 @@ from paraphrase.sweep.workers.cluster import (
     concurrency,
     demand_gpus,
     gpus_of_trial,
+    head_address,
     is_spread,
     nodes_with_cpus,
     quiet_ray,
 )
+from paraphrase.sweep.workers.head import watched
 from paraphrase.sweep.workers.nodes import check_nodes, refuse_sqlite
 from paraphrase.sweep.workers.tasks import Tasks
 
@@ -93,7 +95,7 @@ def run_sweep(sweep: SweepConfig) -> None:
             refuse_existing(sweep)
             if sweep.warm_start:
                 _open_source(sweep.warm_start)
-            open_client(tracking_uri(sweep))
+            open_client(tracking_uri(sweep), OPENING)
             with _place(sweep) as tasks:
                 _prepare(sweep, tasks)
                 keep_sweep(sweep)
@@ -133,7 +135,7 @@ def resume_sweep(name: str, trials: int | None = None, changes: dict[str, Any] |
 
 def _refuse_lost_study(sweep: SweepConfig) -> None:
     """Raises InputError if trials were begun whose study is not there: a new one would begin again, over them."""
-    if (sweep_folder(sweep.name) / "trials").exists() and not study_exists(storage_url(sweep), sweep.name):
+    if (sweep_folder(sweep.name) / "trials").exists() and not study_exists(storage_url(sweep), sweep.name, PATIENCE):
         where = without_password(storage_url(sweep))
         raise InputError(
             f"sweep {sweep.name}: its study is not in {where} any more; bring it back, or `paraphrase sweep delete {sweep.name}`"
@@ -152,7 +154,7 @@ def _place(sweep: SweepConfig) -> Iterator[Tasks]:
     if not address_of(sweep.resources):
         yield Tasks(sweep)
         return
-    with cluster(sweep.resources):
+    with cluster(sweep.resources), watched(head_address()):
         elsewhere = is_spread() or bool(sweep.resources.wait_for)
         gpus = gpus_of_trial(sweep.resources, available())
         demand_gpus(sweep.resources, available(), sweep.base_config().train.device, elsewhere)
@@ -181,7 +183,7 @@ def _drive(sweep: SweepConfig, tasks: Tasks, wait: float = 0.0, failed_again: bo
         failed_again: see `resume_sweep`.
     """
     begin = time.monotonic()
-    storage = open_storage(storage_url(sweep))
+    storage = open_storage(storage_url(sweep), PATIENCE)  # it was there already
     with leased(storage.server, sweep.name, wait) as lease:
         try:
             study = open_study(sweep, storage_url(sweep), create=True, storage=storage)

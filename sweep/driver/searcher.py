@@ -202,7 +202,8 @@ class StudySearcher(Searcher):
 
     def _resolve(self, trial: Trial) -> Config | None:
         """A trial's configuration; where its values are possible but not their combination, the trial is ended."""
-        params = suggest(trial, self.sweep.space, self.base)
+        with self.storage.together():
+            params = suggest(trial, self.sweep.space, self.base)
         try:
             return resolve(params, self.sweep.space, self.base)
         except InputError as error:

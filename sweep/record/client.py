@@ -36,11 +36,15 @@ def quiet_mlflow() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     for name in ("mlflow", "alembic", "alembic.runtime.migration"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracebacks of what is said in a line
     warnings.filterwarnings("ignore", module="mlflow.*")
 
 
-def open_client(uri: str) -> MlflowClient:
+def open_client(uri: str, patience: float = 0.0) -> MlflowClient:
     """A client of the tracking store at `uri`, whose tables exist afterwards.
+
+    Args:
+        patience: seconds to wait for a server that refuses connections or is not well.
 
     Raises:
         InputError: if the store cannot be opened.
@@ -50,6 +54,8 @@ def open_client(uri: str) -> MlflowClient:
 
     try:
         with nullcontext() if sqlite_file(uri) else waiting(f"waiting for the tracking server {without_password(uri)}"):
+            if patience:
+                return patiently(lambda: _connect(uri), f"MLflow at {without_password(uri)}", _is_away, patience=patience)
             return _connect(uri)
     except Exception as error:
         first = without_password(first_line(error))
@@ -57,6 +63,12 @@ def open_client(uri: str) -> MlflowClient:
         if uri.startswith("http") and (proxies := getproxies()):
             remedy += f"; {', '.join(proxies)} proxies are set, which NO_PROXY={urlsplit(uri).hostname} goes round"
         raise InputError(f"tracking_uri: {without_password(uri)} cannot be opened: {first}{remedy}") from None
+
+
+def _is_away(error: BaseException) -> bool:
+    """Whether nobody takes requests: a server that is silent has been waited for already."""
+    said = str(error)
+    return ("failed with exception" in said and "timed out" not in said) or "failed with error code 5" in said
 
 
 def reach(uri: str, then: Callable[[MlflowClient], Value]) -> Value:

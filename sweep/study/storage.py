@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,24 +35,49 @@ NETWORK = {"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "lustre", "gpfs", "ceph"
 """File systems on which sqlite's locks do not hold."""
 
 
-def open_storage(url: str) -> PatientStorage:
-    """The durable storage at a URL; sqlite waits for another writer instead of giving up.
+OPENING = 20.0
+"""Seconds that a server may be away when a sweep begins: for longer, its address may be wrong."""
+FINAL = ("authentication", "does not exist", "pg_hba", "permission denied", "resolve host", "translate host", "not known")
+"""Words of errors that no waiting mends."""
+
+
+def open_storage(url: str, patience: float | None = None) -> PatientStorage:
+    """The durable storage at a URL; another writer of sqlite is waited for, and so is a server that is away.
+
+    Args:
+        patience: seconds to wait for a server; None: `OPENING`.
 
     Raises:
         InputError: if it cannot be opened, or is a sqlite file on a network file system.
+        OutOfPatience: if a server was away for longer, where a patience is given.
     """
     if url.startswith("sqlite"):
         refuse_network_file(url)
         arguments: dict[str, Any] = {"connect_args": {"timeout": 120}}
     else:
         arguments = SERVER | ({"connect_args": KEEPALIVES} if url.startswith("postgresql") else {})
-    try:
+
+    def opened() -> PatientStorage:
         _refuse_mlflows(url, arguments)
         return PatientStorage(url, engine_kwargs=arguments)
+
+    def may_pass(error: BaseException) -> bool:
+        return not url.startswith("sqlite") and passing(error) and not any(word in str(error) for word in FINAL)
+
+    try:
+        return patiently(opened, _named(url), may_pass, patience=OPENING if patience is None else patience)
     except InputError:
         raise
+    except OutOfPatience as error:
+        if patience is not None:
+            raise
+        raise InputError(f"storage: {error}") from None
     except Exception as error:
         raise InputError(f"storage: {without_password(url)} cannot be opened: {without_password(first_line(error))}") from None
+
+
+def _named(url: str) -> str:
+    return f"the study's database {without_password(url)}"
 
 
 def _refuse_mlflows(url: str, arguments: dict[str, Any]) -> None:
@@ -112,9 +138,11 @@ class PatientStorage(RDBStorage):
         super().__init__(url, engine_kwargs=engine_kwargs)
         self._last: dict[int, int] = {}
         """Study -> number of its newest trial."""
+        self._values: list[tuple[Any, ...]] | None = None
+        """What trials were asked for `together`, not written yet."""
 
     def _patiently(self, operation: Callable[[], Value], again: Callable[[], Value] | None = None) -> Value:
-        return patiently(operation, f"the study's database {without_password(self.url)}", passing, again)
+        return patiently(operation, _named(self.url), passing, again)
 
     @property
     def server(self) -> sql.Engine | None:
@@ -149,6 +177,30 @@ class PatientStorage(RDBStorage):
             last = connection.execute(query, {"study": study_id}).scalar()
         return -1 if last is None else int(last)
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Write the values that a trial is asked for meanwhile in one transaction, where Optuna takes one for each."""
+        values: list[tuple[Any, ...]] = []
+        self._values = values
+        try:
+            yield
+        finally:
+            self._values = None
+
+        def once() -> None:
+            with _create_scoped_session(self.scoped_session, True) as session:
+                for value in values:
+                    self._set_trial_param_without_commit(session, *value)
+
+        if values:
+            self._patiently(once)
+
+    def _set_trial_param(self, *value: Any) -> None:
+        if self._values is None:
+            self._patiently(lambda: RDBStorage._set_trial_param(self, *value))
+        else:
+            self._values.append(value)
+
     def set_trial_user_attrs(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
         """Set several attributes in one transaction, where Optuna takes one for each, and reads the trial again."""
 
@@ -180,6 +232,8 @@ def _waits(name: str) -> Callable[..., Any]:
 
 
 for _name in (
+    "create_new_study",  # one that was made although the answer was lost is found by its name
+    "get_all_studies",
     "set_study_user_attr",
     "set_study_system_attr",
     "get_study_id_from_name",
@@ -190,7 +244,6 @@ for _name in (
     "get_trial_id_from_study_id_trial_number",
     "get_trial",
     "_get_trials",
-    "_set_trial_param",
     "set_trial_user_attr",
     "set_trial_system_attr",
     "set_trial_intermediate_value",

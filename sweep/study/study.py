@@ -40,11 +40,15 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
-def study_exists(url: str, name: str) -> bool:
-    """Whether the storage has a study of this name; makes no new sqlite file."""
+def study_exists(url: str, name: str, patience: float | None = None) -> bool:
+    """Whether the storage has a study of this name; makes no new sqlite file.
+
+    Args:
+        patience: see `open_storage`.
+    """
     if (file := sqlite_file(url)) and not file.exists():
         return False
-    return name in optuna.get_all_study_names(open_storage(url))
+    return name in optuna.get_all_study_names(open_storage(url, patience))
 
 
 def open_study(sweep: SweepConfig, url: str, create: bool = False, storage: PatientStorage | None = None) -> optuna.Study:

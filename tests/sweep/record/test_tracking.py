@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from databases import tables_of, tables_stamped
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -151,6 +152,15 @@ def test_parent_metrics_are_written_once(store: MlflowClient, tmp_path: Path) ->
 def test_store_that_cannot_be_opened_is_bad_input() -> None:
     with pytest.raises(InputError, match=r"tracking_uri: sqlite:////proc/none/mlflow\.db cannot be opened"):
         open_client("sqlite:////proc/none/mlflow.db")
+
+
+@pytest.mark.parametrize("version", ["451aebb31d03", "ffffffffffff"])
+def test_tables_of_another_version_are_named_and_left_as_they_are(empty_store: Path, tmp_path: Path, version: str) -> None:
+    file = Path(shutil.copy(empty_store, tmp_path / "other.db"))
+    stamped = tables_stamped(file, version)
+    with pytest.raises(InputError, match=rf"^tracking_uri: sqlite:///{file} cannot be opened: .*(mlflow db upgrade|revision)"):
+        open_client(f"sqlite:///{file}")
+    assert tables_of(file) == stamped
 
 
 def test_a_store_that_was_moved_with_its_artifacts_finds_them_again(

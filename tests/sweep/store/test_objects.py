@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,17 @@ def test_a_server_is_waited_for_and_then_given_up(monkeypatch: pytest.MonkeyPatc
         patiently(never, "the server", lambda error: True, patience=0.05)
     with pytest.raises(ConnectionError):
         patiently(never, "the server", lambda error: False)
+
+
+@pytest.mark.parametrize(
+    "cause", [MemoryError(), OSError(errno.EMFILE, "Too many open files"), RuntimeError("can't start new thread")], ids=str
+)
+def test_what_this_process_lacks_is_not_waited_for(cause: BaseException) -> None:
+    def operation() -> None:
+        try:
+            raise cause
+        except BaseException as error:
+            raise ConnectionError("the client raised an unhandled exception") from error
+
+    with pytest.raises(ConnectionError, match="unhandled"):
+        patiently(operation, "the server", lambda error: True)

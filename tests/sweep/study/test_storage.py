@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 import pytest
 import sqlalchemy as sql
+from databases import tables_of, tables_stamped
 from optuna.storages import RDBStorage
 
 from paraphrase.core.errors import InputError
@@ -104,3 +105,35 @@ def test_a_sqlite_study_on_a_network_file_system_is_refused(monkeypatch: pytest.
 )
 def test_passwords_are_not_shown(text: str, shown: str) -> None:
     assert without_password(text) == shown
+
+
+def test_values_that_a_trial_is_asked_for_together_are_one_transaction(study: optuna.Study) -> None:
+    storage: PatientStorage = study._storage._backend  # type: ignore[attr-defined]
+    done: list[str] = []
+    trial = study.ask()
+    sql.event.listen(storage.engine, "commit", lambda _: done.append("commit"))
+    sql.event.listen(storage.engine, "before_cursor_execute", lambda *a: done.append(a[2].split("(")[0].strip()))
+    with storage.together():
+        first, second = trial.suggest_float("a", 0, 1), trial.suggest_int("b", 1, 9)
+        assert "INSERT INTO trial_params" not in done
+    inserted = [what for what in done if what in ("INSERT INTO trial_params", "commit")]
+    assert (
+        inserted[-2:] == ["INSERT INTO trial_params", "commit"]
+        and inserted.index("INSERT INTO trial_params") >= len(inserted) - 3
+    )
+    assert study.trials[0].params == {"a": first, "b": second} == trial.params
+    assert trial.suggest_categorical("c", ["x"]) == "x" == study.trials[0].params["c"]
+    other = study.ask()
+    with pytest.raises(ValueError, match="different distribution"), storage.together():
+        other.suggest_categorical("a", ["x", "y"])
+    assert study.trials[1].params == {}
+
+
+@pytest.mark.parametrize(("version", "remedy"), [("v2.6.0.a", "optuna storage upgrade"), ("v99.0.0.a", "pip install -U optuna")])
+def test_tables_of_another_version_are_named_and_left_as_they_are(tmp_path: Path, version: str, remedy: str) -> None:
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    optuna.create_study(storage=open_storage(url), study_name="x")
+    stamped = tables_stamped(tmp_path / "x.db", version)
+    with pytest.raises(InputError, match=f"^storage: {url} cannot be opened: .*{remedy}"):
+        open_storage(url)
+    assert tables_of(tmp_path / "x.db") == stamped
