@@ -87,7 +87,7 @@ class Cluster:
 
         Ray listens at all addresses of the machine, or of the node's namespace: the token is what keeps others out.
         """
-        node.folder.mkdir(mode=0o700)
+        node.folder.mkdir(mode=0o700, exist_ok=True)
         arguments = {
             "node-ip-address": node.address,
             "num-cpus": 1 if node.number else 0,

@@ -66,12 +66,13 @@ class Postgres:
         self.data, self.address, self.port = folder, address, free_port()
         self.process = Process("postgres", logs, over)
         self.password, self._admin = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
-        self.passfile = private_file(secrets_folder / "pgpass", f"{address}:{self.port}:*:{USER}:{self.password}\n")
+        # for any port: a proxy may be between
+        self.passfile = private_file(secrets_folder / "pgpass", f"{address}:*:*:{USER}:{self.password}\n")
         self._user = _other_user() if os.geteuid() == 0 else None
 
-    def url(self, database: str) -> str:
-        """For SQLAlchemy; the password comes from `passfile`."""
-        return f"postgresql+psycopg://{USER}@{self.address}:{self.port}/{database}"
+    def url(self, database: str, port: int | None = None) -> str:
+        """For SQLAlchemy, by its own port if no other is given; the password comes from `passfile`."""
+        return f"postgresql+psycopg://{USER}@{self.address}:{port or self.port}/{database}"
 
     def start(self) -> None:
         """Start it; the first time, make role and databases."""
@@ -172,11 +173,10 @@ class ObjectStore:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What clients need."""
+        """What clients need beside its address."""
         return {
             "AWS_ACCESS_KEY_ID": self.key,
             "AWS_SECRET_ACCESS_KEY": self.secret,
-            "AWS_ENDPOINT_URL": f"http://{self.address}:{self.port}",
             "AWS_DEFAULT_REGION": REGION,
             # rclone 1.75 answers with the last part's checksum for the whole of an object that came in parts
             "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",

@@ -139,11 +139,16 @@ class Process:
         lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
         return lines[-1] if lines else "nothing"
 
-    def stop(self, sign: signal.Signals = signal.SIGTERM, seconds: float = 20.0) -> None:
-        """Ask it to end, and kill what is left of it."""
+    def tell(self, sign: signal.Signals = signal.SIGTERM) -> None:
+        """Ask it to end, and return at once."""
         if self.running:
             assert self._running
             self._running.send_signal(sign)
+
+    def stop(self, sign: signal.Signals = signal.SIGTERM, seconds: float = 20.0) -> None:
+        """Ask it to end, and kill what is left of it."""
+        self.tell(sign)
+        if self._running:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._running.wait(seconds)
         self.kill()

@@ -6,10 +6,12 @@ import contextlib
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from typing import Literal
 
-Mode = Literal["pass", "drop", "refuse", "cut", "swallow"]
+Mode = Literal["pass", "drop", "refuse", "cut", "swallow", "answer"]
 CHUNK = 1 << 16
+METHODS = (b"GET ", b"POST ", b"PATCH ", b"PUT ", b"DELETE ")
 
 
 class Proxy:
@@ -25,6 +27,9 @@ class Proxy:
         self._mode: Mode = "pass"
         self._left = 0  # bytes to servers before the cut
         self._containing = b""  # of the request whose reply is lost
+        self._every = 1  # how many requests one of which the proxy answers
+        self._answers: list[bytes] = []
+        self._requests, self.answered = 0, 0
         self._silenced: socket.socket | None = None  # the server whose next reply is lost
         self._open: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", listen_port))
@@ -52,6 +57,10 @@ class Proxy:
     def swallow_reply(self, containing: bytes = b"") -> None:
         """Forward the next request, or the next with these bytes, and close instead of handing its reply on; then forward."""
         self._containing, self._mode = containing, "swallow"
+
+    def answer_one_in(self, every: int, answers: Sequence[bytes]) -> None:
+        """Answer every so many-th request of HTTP in the server's place, with these in turn, and close its connection."""
+        self._every, self._answers, self._mode = every, list(answers), "answer"
 
     def close(self) -> None:
         """Stop listening, and close all connections."""
@@ -93,6 +102,12 @@ class Proxy:
                 if source is self._silenced:
                     self._silenced = None
                     break
+                if upstream and self._mode == "answer" and data.startswith(METHODS):
+                    self._requests += 1
+                    if self._requests % self._every == 0:
+                        source.sendall(self._answers[self.answered % len(self._answers)])
+                        self.answered += 1
+                        break
                 if upstream and self._mode == "swallow" and self._containing in data:
                     self._silenced, self._mode = sink, "pass"
                 if upstream and self._mode == "cut":

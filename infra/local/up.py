@@ -27,6 +27,7 @@ from network import Network
 from nodes import Cluster, Node
 from parts import BIN, USER, ObjectStore, Postgres, Tracking, missing
 from processes import NotReady, private_file
+from proxy import Proxy
 
 PARTS = ("postgres", "store", "mlflow", "ray", "jobs")
 SECRET = ("MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY")
@@ -41,26 +42,33 @@ class Local:
         nodes: Ray workers of one CPU each, beside the head, which has none.
         parts: those of `PARTS` that are wanted. `mlflow` needs `postgres`; `jobs` is the job server of `ray`, ten processes.
         netns: whether each worker runs in a network namespace of its own (as root), which can be cut off.
+        proxied: whether drivers and workers reach the servers through proxies, which can lose what is sent.
 
     Attributes:
         environment: what a driver's environment needs beside this process's: addresses, users, passwords or files of them.
         seconds: part -> when it was ready, from the beginning.
+        proxies: part -> what stands before it, if `proxied`.
         short: folder of data and of Ray's files.
 
     Raises:
         NotReady: if a part cannot be started.
     """
 
-    def __init__(self, folder: str | Path, nodes: int = 2, parts: Collection[str] = PARTS, netns: bool = False) -> None:
+    def __init__(
+        self, folder: str | Path, nodes: int = 2, parts: Collection[str] = PARTS, netns: bool = False, proxied: bool = False
+    ) -> None:
         if unknown := set(parts) - set(PARTS):
             raise ValueError(f"parts: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
         for part, needed in (("mlflow", "postgres"), ("jobs", "ray")):
             if part in parts and needed not in parts:
                 raise ValueError(f"parts: {part} needs {needed}")
-        self.folder, self.workers, self.netns = Path(folder).resolve(), nodes, netns
+        if netns and proxied:
+            raise ValueError("proxied: proxies listen at loopback, where nodes with a network of their own do not see them")
+        self.folder, self.workers, self.netns, self.proxied = Path(folder).resolve(), nodes, netns, proxied
         self.parts = [part for part in PARTS if part in parts]
         self.environment: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
+        self.proxies: dict[str, Proxy] = {}
         self._over = threading.Event()
         self._ends, self._signals = contextlib.ExitStack(), contextlib.ExitStack()
 
@@ -106,14 +114,17 @@ class Local:
             self.postgres = Postgres(short / "postgres", private, logs, address, self._over)
             self._ends.callback(self.postgres.stop)
             self.environment |= {"PGPASSFILE": str(self.postgres.passfile)}
+            self._port("postgres", self.postgres.port)
         if "store" in self.parts:
             self.objects = ObjectStore(self.folder / "store", logs, address, self._over)
             self._ends.callback(self.objects.stop)
-            self.environment |= self.objects.environment
+            port = self._port("store", self.objects.port)
+            self.environment |= self.objects.environment | {"AWS_ENDPOINT_URL": f"http://{address}:{port}"}
         if "mlflow" in self.parts:
             self.mlflow = Tracking(self.folder / "artifacts", self.postgres, private, logs, self._over)
             self._ends.callback(self.mlflow.stop)
-            self.environment |= {"MLFLOW_TRACKING_URI": self.mlflow.uri, "MLFLOW_TRACKING_USERNAME": USER}
+            uri = f"http://{address}:{self._port('mlflow', self.mlflow.port)}"
+            self.environment |= {"MLFLOW_TRACKING_URI": uri, "MLFLOW_TRACKING_USERNAME": USER}
             self.environment |= {"MLFLOW_TRACKING_PASSWORD": self.mlflow.password}
         if "ray" in self.parts:
             token = private_file(private / "ray_token", secrets.token_hex(32))
@@ -121,6 +132,14 @@ class Local:
             self._ends.callback(self._end_nodes)
             self.environment |= self.cluster.environment
         self.environment |= {"PARAPHRASE_SCRATCH": str(short / "scratch")}  # drivers', which goes at the end
+
+    def _port(self, part: str, port: int) -> int:
+        """Where clients reach a server."""
+        if not self.proxied:
+            return port
+        self.proxies[part] = proxy = Proxy(("127.0.0.1", port))
+        self._ends.callback(proxy.close)
+        return proxy.port
 
     def _end_nodes(self) -> None:
         for node in reversed(self.cluster.nodes):
@@ -154,7 +173,7 @@ class Local:
                 raise
 
     def _start_ray(self) -> None:
-        head, *_ = self.cluster.nodes
+        head = self.cluster.nodes[0]
         self.cluster.start(head, self._settings(head.number))
         head.wait_until(self.cluster.accepts_nodes)
         workers = [self._start_worker() for _ in range(self.workers)]
@@ -168,29 +187,29 @@ class Local:
         kept = {name: value for name, value in self.environment.items() if number == 0 or name.startswith("AWS_")}
         return kept | {"PATH": f"{BIN}:{os.environ['PATH']}"}
 
-    def _start_worker(self) -> Node:
+    def _start_worker(self, **settings: str) -> Node:
         node = self.cluster.add()
-        self.cluster.start(node, self._settings(node.number))
+        self.cluster.start(node, self._settings(node.number) | settings)
         return node
 
     @property
     def storage(self) -> str:
         """Of the study; the password comes from PGPASSFILE."""
-        return self.postgres.url("optuna")
+        return self.postgres.url("optuna", self.proxies["postgres"].port if self.proxied else None)
 
     @property
     def tracking_uri(self) -> str:
         """Of MLflow; user and password come from the environment."""
-        return self.mlflow.uri
+        return self.environment["MLFLOW_TRACKING_URI"]
 
     @property
     def store(self) -> str:
         """Of caches, checkpoints and explainers; key and address come from the environment."""
         return f"s3://{USER}/store"
 
-    def start_node(self) -> int:
-        """Add a worker; its number, which no other had."""
-        node = self._start_worker()
+    def start_node(self, **settings: str) -> int:
+        """Add a worker, with more variables in its environment; its number, which no other had."""
+        node = self._start_worker(**settings)
         node.wait_until(lambda: node.started)
         return node.number
 
@@ -198,9 +217,20 @@ class Local:
         """A machine is gone from one moment to the next: SIGKILL to all processes of a node, 0 being the head."""
         self.cluster.kill(self.cluster.nodes[number])
 
+    def restart_ray(self) -> None:
+        """All machines of the cluster were gone at once, the head first; others take their place."""
+        self.kill_node(0)
+        for node in self.cluster.nodes[1:]:
+            self.kill_node(node.number)
+        self._start_ray()
+
     def drain_node(self, number: int, seconds: int) -> None:
         """A machine will be taken away in so many seconds, and Ray is told; the caller kills the node then."""
         self.cluster.drain(self.cluster.nodes[number], seconds)
+
+    def tell_node(self, number: int) -> None:
+        """SIGTERM to `ray start --block`, as a machine that is shut down sends it."""
+        self.cluster.nodes[number].tell()
 
     def cut_node(self, number: int) -> None:
         """Nothing comes from a worker or goes to it any more, and nobody is told; needs `netns`."""

@@ -1,15 +1,17 @@
 """A sweep in a storm: faults at random, seeded, until it is done; then it must be what a quiet one is.
 
-    PYTHONPATH=tests:infra/local python tests/infra/soak.py [--trials 24] [--seed 0] [--every 15]
+    PYTHONPATH=tests:infra/local python tests/infra/soak.py [--trials 24] [--seed 0] [--every 10] [--deck .1]
 
-`make cluster-test` runs it. Faults: a worker process killed, a node gone, a node drained and gone, Postgres restarted or away,
-MLflow away, the store away, the driver killed (its home removed with it), the driver told to end.
+`make cluster-test` runs it. The faults are those of `DECK`, each drawn as often as it is there: an hour of them with
+`--trials 150 --deck 1`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
+import math
 import os
 import random
 import shutil
@@ -26,10 +28,30 @@ from up import Local
 
 from paraphrase.sweep.record.client import open_client
 from paraphrase.sweep.store.objects import Store
+from paraphrase.sweep.study import lease
 
 EPOCHS = 40
 AWAY = (2.0, 12.0)
 """Seconds that a server is away."""
+DECK = {
+    "worker": 50,
+    "node": 20,
+    "drain": 10,
+    "postgres_restarts": 20,
+    "postgres_away": 5,
+    "study_reply_lost": 10,
+    "mlflow_away": 20,
+    "run_reply_lost": 10,
+    "store_away": 5,
+    "upload_cut": 5,
+    "object_damaged": 5,
+    "driver_killed": 10,
+    "driver_told_to_end": 5,
+    "driver_frozen": 2,
+}
+"""Fault -> how often it is in a whole deck."""
+GOES_ON = (130, -signal.SIGKILL, -signal.SIGTERM)
+"""How a driver may end before its sweep does."""
 
 
 class Storm:
@@ -41,11 +63,14 @@ class Storm:
         home: of the driver.
         log: of its output.
         seed: of what happens.
+        share: of the deck.
     """
 
-    def __init__(self, it: Local, run: list[str], home: Path, log: Path, seed: int) -> None:
+    def __init__(self, it: Local, run: list[str], home: Path, log: Path, seed: int, share: float) -> None:
         self.it, self.run, self.home, self.log = it, run, home, log
         self.random = random.Random(seed)
+        self.deck = [name for name, often in DECK.items() for _ in range(math.ceil(often * share))]
+        self.random.shuffle(self.deck)
         self.done: Counter[str] = Counter()
         self.drives = 0
         self.driver = self._drive()
@@ -63,7 +88,7 @@ class Storm:
             return False
         if code == 0:
             return True
-        assert code in (130, -signal.SIGKILL, -signal.SIGTERM), f"the driver ended with {code}:\n{self.log.read_text()[-3000:]}"
+        assert code in GOES_ON, f"the driver ended with {code}:\n{self.log.read_text()[-3000:]}"
         self.driver = self._drive()
         return False
 
@@ -119,17 +144,53 @@ class Storm:
         self.driver.send_signal(signal.SIGTERM)
         self.driver.wait()
 
-    FAULTS = (worker, node, drain, postgres_restarts, postgres_away, mlflow_away, store_away, driver_killed, driver_told_to_end)
+    def study_reply_lost(self) -> None:
+        """Postgres has committed, and nobody is told."""
+        self.it.proxies["postgres"].swallow_reply(b"COMMIT")
+
+    def run_reply_lost(self) -> None:
+        """MLflow has written, and nobody is told."""
+        self.it.proxies["mlflow"].swallow_reply(self.random.choice((b"runs/create", b"runs/log-batch", b"runs/update")))
+
+    def upload_cut(self) -> None:
+        """The store is gone in the middle of what is sent to it."""
+        self.it.proxies["store"].cut_after(self.random.randrange(1_000, 100_000))
+        time.sleep(self.random.uniform(*AWAY))
+        self.it.proxies["store"].pass_on()
+
+    def object_damaged(self) -> None:
+        """A bit of a checkpoint in the store is another."""
+        stored = sorted(self.it.objects.folder.rglob("checkpoint/*/*"))
+        if files := [file for file in stored if file.is_file() and file.stat().st_size]:
+            file = self.random.choice(files)
+            with contextlib.suppress(FileNotFoundError):  # a later one has taken its place
+                content = bytearray(file.read_bytes())
+                content[self.random.randrange(len(content))] ^= 1
+                file.write_bytes(content)
+
+    def driver_frozen(self) -> None:
+        """A driver's machine stands still for longer than its lease, and then goes on beside the one that took over.
+
+        It ends with 130 if it had the lease, with 2 if it was still to ask for it, with 0 if it had written everything.
+        """
+        frozen = self.driver
+        frozen.send_signal(signal.SIGSTOP)
+        self.home = self.home.with_name(f"{self.home.name}-again")  # of another machine
+        self.driver = self._drive()
+        time.sleep(lease.SECONDS + 5)
+        frozen.send_signal(signal.SIGCONT)
+        code = frozen.wait()
+        assert code in (0, 2, 130), f"a driver without its lease ended with {code}:\n{self.log.read_text()[-3000:]}"
 
     def rage(self, every: float) -> None:
         """Let something happen every so many seconds, until the sweep is done."""
         while not self.again():
             time.sleep(self.random.uniform(0.5, 1.5) * every)
-            if self.driver.poll() is None:
-                fault = self.random.choice(self.FAULTS)
-                print(f"{time.strftime('%H:%M:%S')} {fault.__name__}", flush=True)
-                fault(self)
-                self.done[fault.__name__] += 1
+            if self.deck and self.driver.poll() is None:
+                fault = self.deck.pop()
+                print(f"{time.strftime('%H:%M:%S')} {fault}", flush=True)
+                getattr(self, fault)()
+                self.done[fault] += 1
 
 
 def check(it: Local, trials: int) -> None:
@@ -146,7 +207,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0, help="of what happens")
-    parser.add_argument("--every", type=float, default=15.0, help="seconds between two faults, about")
+    parser.add_argument("--every", type=float, default=10.0, help="seconds between two faults, about")
+    parser.add_argument("--deck", type=float, default=0.1, help="share of the deck of faults")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory(prefix="soak-") as place:
@@ -157,12 +219,12 @@ def main() -> None:
         began = time.monotonic()
         subprocess.run(command("sweep", "run", str(file), "--name", "quiet"), check=True, capture_output=True)
         quiet, expected = time.monotonic() - began, exported("quiet")
-        with Local(folder / "local", nodes=2, parts=("postgres", "store", "mlflow", "ray")) as it:
+        with Local(folder / "local", nodes=2, parts=("postgres", "store", "mlflow", "ray"), proxied=True) as it:
             os.environ.update(it.environment)
-            where = [f"storage={it.storage}", f"tracking_uri={it.tracking_uri}", f"store={it.store}"]
+            where = [f"storage={it.storage}", f"tracking_uri={it.tracking_uri}", f"store={it.store}", "max_retries=50"]
             began = time.monotonic()
-            home = folder / "driver"
-            storm = Storm(it, command("sweep", "run", str(file), "--resume", *where), home, log, arguments.seed)
+            run = command("sweep", "run", str(file), "--resume", *where)
+            storm = Storm(it, run, folder / "driver", log, arguments.seed, arguments.deck)
             try:
                 storm.rage(arguments.every)
             except BaseException:
@@ -170,7 +232,7 @@ def main() -> None:
                 raise
             finally:
                 storm.driver.kill()
-            os.environ["PARAPHRASE_HOME"] = str(home)
+            os.environ["PARAPHRASE_HOME"] = str(storm.home)
             for found, wanted in itertools.zip_longest(exported("storm"), expected, fillvalue={}):
                 other = {k: (wanted.get(k), found.get(k)) for k in {**wanted, **found} if wanted.get(k) != found.get(k)}
                 if other:
@@ -180,6 +242,8 @@ def main() -> None:
         print(
             f"{arguments.trials} trials: {quiet:.0f} s in quiet, {took:.0f} s with {storm.drives} drivers and {dict(storm.done)}"
         )
+        if storm.deck:
+            print(f"the sweep was done before these: {dict(Counter(storm.deck))}")
         print("study, MLflow and explainers are those of the quiet sweep")
 
 

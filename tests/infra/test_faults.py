@@ -5,24 +5,19 @@ The numbers are those of `docs/clusters/faults.md`, where each fault has its out
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-import signal
-import subprocess
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
 import pytest
 import sqlalchemy as sql
-from commands import PATIENCE, check_runs, command, exported, small_sweep, until
 from mlflow.tracking import MlflowClient
-from parts import missing
+from parts import Postgres, missing
 from proxy import Proxy
+from stormy import fill
 from up import Local
 
 from paraphrase.core.errors import InputError
@@ -30,20 +25,23 @@ from paraphrase.sweep import patience
 from paraphrase.sweep.record.client import open_client, open_experiment
 from paraphrase.sweep.record.recorder import Recorder
 from paraphrase.sweep.record.tracking import Tracker
-from paraphrase.sweep.store.checkpoints import UPLOAD_SECONDS
 from paraphrase.sweep.store.objects import Damaged, Store
 from paraphrase.sweep.study import lease as lease_module
+from paraphrase.sweep.study import storage as storage_module
 from paraphrase.sweep.study.lease import Lease, LeaseLost, leased
 from paraphrase.sweep.study.storage import PatientStorage, open_storage
 
-SERVERS, ALL = ("postgres", "store", "mlflow"), ("postgres", "store", "mlflow", "ray")
+SERVERS = ("postgres", "store", "mlflow")
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.cluster,
-    pytest.mark.skipif(bool(missing(ALL)), reason=missing(ALL) or ""),
+    pytest.mark.skipif(bool(missing(SERVERS)), reason=missing(SERVERS) or ""),
 ]
-EPOCHS, TRIALS = 40, 6
+ERRORS = [
+    b"HTTP/1.1 %b\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % e for e in (b"500 Error", b"429 Too Many", b"503 No")
+]
+"""What MLflow's server answers where it is overloaded."""
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +134,25 @@ def test_12_postgres_away_for_longer_than_one_waits(servers: Local, monkeypatch:
     assert len(study.trials) == 1
 
 
+def test_12_a_study_is_opened_once_its_database_is_back_and_a_wrong_address_or_password_is_named(
+    servers: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_module, "OPENING", 1.0)
+    servers.stop_postgres()
+    with pytest.raises(InputError, match=r"^storage: the study's database .* did not answer for 1 s: .*refused"):
+        open_storage(servers.storage)
+    with pytest.raises(patience.OutOfPatience, match="did not answer for 2 s"):
+        open_storage(servers.storage, 2.0)
+    threading.Timer(1.0, servers.start_postgres).start()
+    open_storage(servers.storage, 60.0)
+    monkeypatch.setenv("PGPASSFILE", "/dev/null")
+    monkeypatch.setenv("PGPASSWORD", "not the one")
+    began = time.monotonic()
+    with pytest.raises(InputError, match=r"^storage: .* cannot be opened: .*password authentication failed") as caught:
+        open_storage(servers.storage, 60.0)
+    assert time.monotonic() - began < 10 and "not the one" not in str(caught.value)
+
+
 def test_13_connections_used_up(servers: Local, capsys: pytest.CaptureFixture[str]) -> None:
     _, study = study_of(servers, "full")
     one_trial(study)
@@ -152,11 +169,35 @@ def test_13_connections_used_up(servers: Local, capsys: pytest.CaptureFixture[st
     assert "does not answer" in capsys.readouterr().err and len(study.trials) == 2
 
 
-@pytest.mark.parametrize("statement", [b"INSERT INTO trials", b"COMMIT"])
-def test_15_a_trial_is_made_once_although_the_reply_is_lost(
-    servers: Local, statement: bytes, monkeypatch: pytest.MonkeyPatch
+def test_14_postgress_disk_is_full_and_has_room_again(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("PGPASSWORD", servers.postgres.passfile.read_text().strip().split(":")[-1])  # the file is for another port
+    server = Postgres(small_disk / "data", tmp_path / "secrets", tmp_path, "127.0.0.1", threading.Event())
+    monkeypatch.setenv("PGPASSFILE", str(server.passfile))
+    try:
+        server.start()
+        storage = open_storage(server.url("optuna"))
+        study = optuna.create_study(storage=storage, study_name="full")
+        one_trial(study)
+        filler = fill(small_disk)
+        monkeypatch.setattr(patience, "PATIENCE", 3.0)
+        made = 0
+        with pytest.raises(patience.OutOfPatience, match="No space left on device"):
+            while made < 5_000:  # until what Postgres has set aside is full, too
+                study.set_user_attr(f"filler {made}", "x" * 2_000)
+                made += 1
+        filler.unlink()
+        monkeypatch.setattr(patience, "PATIENCE", 60.0)
+        one_trial(study)
+        assert [t.state.name for t in study.trials] == ["COMPLETE"] * 2
+        assert len(study.user_attrs) in (made, made + 1)
+        assert "does not answer" in capsys.readouterr().err
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("statement", [b"INSERT INTO trials", b"COMMIT"])
+def test_15_a_trial_is_made_once_although_the_reply_is_lost(servers: Local, statement: bytes) -> None:
     real = sql.make_url(servers.storage)
     proxy = Proxy((str(real.host), int(real.port or 0)))
     url = real.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
@@ -228,6 +269,17 @@ def test_16_mlflow_away_keeps_nobody_waiting_and_all_is_written_afterwards(serve
     check_record(servers, "away", 3)
 
 
+def test_16_mlflow_away_when_a_sweep_begins_is_waited_for_and_a_wrong_address_is_named(
+    servers: Local, capsys: pytest.CaptureFixture[str]
+) -> None:
+    servers.stop_mlflow()
+    with pytest.raises(InputError, match=r"^tracking_uri: .* cannot be opened: MLflow at .* did not answer for 1 s: .*"):
+        open_client(servers.tracking_uri, 1.0)
+    threading.Timer(1.0, servers.start_mlflow).start()
+    open_client(servers.tracking_uri, 120.0)
+    assert "answers again" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("request_", [b"runs/create", b"runs/log-batch", b"runs/update"])
 def test_17_a_run_is_made_once_although_the_reply_is_lost(servers: Local, request_: bytes) -> None:
     host, _, port = servers.tracking_uri.removeprefix("http://").partition(":")
@@ -242,6 +294,39 @@ def test_17_a_run_is_made_once_although_the_reply_is_lost(servers: Local, reques
     finally:
         proxy.close()
     check_record(servers, name, 2)
+
+
+def test_18_one_request_in_ten_that_fails_is_made_again(servers: Local) -> None:
+    host, _, port = servers.tracking_uri.removeprefix("http://").partition(":")
+    proxy = Proxy((host, int(port)))
+    try:
+        recorder = recorder_of(servers, "overloaded", f"http://127.0.0.1:{proxy.port}")
+        proxy.answer_one_in(10, ERRORS)
+        for number in range(12):
+            record(recorder, number)
+        recorder.close()
+        assert proxy.answered >= 6
+    finally:
+        proxy.close()
+    check_record(servers, "overloaded", 12)
+
+
+def test_19_a_password_that_changes_in_the_middle_is_waited_for(servers: Local, capsys: pytest.CaptureFixture[str]) -> None:
+    recorder = recorder_of(servers, "changed")
+    record(recorder, 0)
+    recorder.now(lambda: None)
+    before = os.environ["MLFLOW_TRACKING_PASSWORD"]
+    os.environ["MLFLOW_TRACKING_PASSWORD"] = "not the one"
+    try:
+        record(recorder, 1)
+        while not recorder.behind:
+            time.sleep(0.05)
+    finally:
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = before
+    recorder.close()
+    check_record(servers, "changed", 2)
+    said = capsys.readouterr().err
+    assert "does not answer" in said and "not the one" not in said
 
 
 def test_19_a_wrong_password_is_named_before_anything_is_written(servers: Local, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,139 +379,3 @@ def test_25_credentials_that_are_refused_stop_at_once_and_are_not_printed(
         assert "not the one" not in str(caught.value)
     finally:
         s3fs.S3FileSystem.clear_instance_cache()
-
-
-# --- whole sweeps
-
-
-@contextlib.contextmanager
-def all_parts(folder: Path, monkeypatch: pytest.MonkeyPatch, nodes: int) -> Iterator[tuple[Local, Path, list[str]]]:
-    """A cluster with all that it needs, whose addresses are in the environment; a small sweep, and where it is to be kept."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    file = small_sweep(folder, "stormy", EPOCHS, {"concurrency": 2}, sampler="random", trials=TRIALS)
-    with Local(folder / "local", nodes=nodes, parts=ALL) as it:
-        for name, value in it.environment.items():
-            monkeypatch.setenv(name, value)
-        yield it, file, [f"storage={it.storage}", f"tracking_uri={it.tracking_uri}", f"store={it.store}"]
-
-
-def test_a_sweep_through_lost_nodes_servers_and_drivers_ends_as_a_quiet_one(
-    furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Faults 1, 2, 8, 11, 16 and 22 in one sweep, whose driver's home is gone when the next one begins."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    file, log = small_sweep(tmp_path, "quiet", EPOCHS, {"concurrency": 2}, sampler="random", trials=TRIALS), tmp_path / "log"
-    quiet = subprocess.run(command("sweep", "run", str(file)), capture_output=True, text=True)
-    assert quiet.returncode == 0, quiet.stderr
-    expected = exported("quiet")
-    with all_parts(tmp_path, monkeypatch, nodes=2) as (it, file, where):
-        home = tmp_path / "driver"
-        environment = {**os.environ, "PARAPHRASE_HOME": str(home)}
-        run = command("sweep", "run", str(file), "--resume", *where)
-
-        def drive() -> subprocess.Popen:
-            return subprocess.Popen(run, env=environment, stdout=log.open("a"), stderr=subprocess.STDOUT)
-
-        driver = drive()
-        store = Store(it.store)
-        until(lambda: [key for key in store.keys("sweeps/stormy/trials") if "/checkpoint/" in key], driver, log)
-        node = 1
-        while "its node was lost" not in log.read_text():  # it may have been between two trials
-            assert driver.poll() is None, log.read_text()
-            it.kill_node(node)
-            node = it.start_node()
-            it.restart_postgres()
-            time.sleep(3)
-        it.stop_mlflow()
-        time.sleep(2)
-        assert driver.poll() is None, log.read_text()
-        driver.send_signal(signal.SIGKILL)
-        driver.wait()
-        it.start_mlflow()
-        shutil.rmtree(home)  # as that of a pod
-        driver = drive()
-        it.stop_store()
-        time.sleep(3)
-        it.start_store()
-        assert driver.wait(PATIENCE) == 0, log.read_text()
-        assert "waiting for the lease" in log.read_text()
-        monkeypatch.setenv("PARAPHRASE_HOME", str(home))
-        assert exported("stormy") == expected
-        for run_ in check_runs(open_client(it.tracking_uri), "stormy", TRIALS, EPOCHS):
-            if run_.data.tags["kind"] == "trial":
-                assert run_.data.tags["explainer_uri"].startswith(f"{it.store}/sweeps/stormy/trials/")
-        keys = store.keys("sweeps/stormy/trials")
-        assert not [key for key in keys if "/checkpoint/" in key]
-        again = subprocess.run(run, env=environment, capture_output=True, text=True)
-        assert again.returncode == 0 and "finished already" in again.stderr
-
-
-def test_31_and_32_a_cluster_without_nodes_is_waited_for_and_gpus_that_never_come_are_an_error(
-    furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log = tmp_path / "log"
-    with all_parts(tmp_path, monkeypatch, nodes=0) as (it, file, where):
-        small = ["trials=2", "base.train.epochs=2", "sampler=random", *where]
-
-        def sweep(*more: str) -> list[str]:
-            return command("sweep", "run", str(file), "--resume", *small, *more)
-
-        def refused(*more: str) -> tuple[int, str]:
-            ran = subprocess.run(sweep(*more), capture_output=True, text=True)
-            return ran.returncode, ran.stderr.splitlines()[-1]
-
-        code, line = refused()
-        assert code == 2 and "resources.gpus_per_trial: the cluster has no node for trials yet" in line
-        code, line = refused("resources.gpus_per_trial=0", "resources.wait_for=0.03")
-        assert code == 130 and "no node with 1 CPU came within the 0.03 min of resources.wait_for" in line
-        driver = subprocess.Popen(
-            sweep("resources.gpus_per_trial=0", "resources.wait_for=5"), stdout=log.open("w"), stderr=subprocess.STDOUT
-        )
-        until(lambda: "waiting for a node with 1 CPU" in log.read_text(), driver, log)
-        it.start_node()
-        assert driver.wait(PATIENCE) == 0, log.read_text()
-        code, line = refused("resources.gpus_per_trial=1", "--name", "gpus")
-        assert code == 2 and "resources.gpus_per_trial: 1 do not fit; there are 0; `resources.wait_for` waits for nodes" in line
-
-
-def test_5_a_node_that_is_announced_to_go_is_saved_to_the_store_at_once_and_costs_no_retry(
-    furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log = tmp_path / "log"
-    with all_parts(tmp_path, monkeypatch, nodes=1) as (it, file, where):
-        settings = ["trials=1", "base.train.epochs=100", "max_retries=0", *where]
-        driver = subprocess.Popen(command("sweep", "run", str(file), *settings), stdout=log.open("w"), stderr=subprocess.STDOUT)
-        store = Store(it.store)
-
-        def saved() -> list[str]:
-            return sorted(key for key in store.keys("sweeps/stormy/trials/0/checkpoint") if key.endswith("MANIFEST.json"))
-
-        until(saved, driver, log)
-        began, first = time.monotonic(), saved()
-        it.drain_node(1, 20)
-        until(lambda: saved()[-1] > first[-1], driver, log)
-        assert time.monotonic() - began < UPLOAD_SECONDS - 2, "it was not saved because of the notice"
-        it.start_node()
-        it.kill_node(1)
-        assert driver.wait(PATIENCE) == 0, log.read_text()
-        (row,) = exported("stormy")
-        assert (row["state"], row["epochs"]) == ("complete", "100")
-
-
-def test_35_a_node_that_fails_three_trials_in_a_row_is_left_out(
-    furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log = tmp_path / "log"
-    with all_parts(tmp_path, monkeypatch, nodes=2) as (it, file, where):
-        settings = ["trials=7", "max_retries=0", *where]
-        driver = subprocess.Popen(command("sweep", "run", str(file), *settings), stdout=log.open("w"), stderr=subprocess.STDOUT)
-        bad = it.cluster.nodes[1]
-        while driver.poll() is None:
-            for pid in bad.members():
-                with contextlib.suppress(OSError):
-                    if Path(f"/proc/{pid}/cmdline").read_text().startswith("ray::ExplainerTrial.train"):
-                        os.kill(pid, signal.SIGKILL)
-            time.sleep(0.2)
-        assert driver.returncode == 0 and "3 trials in a row failed there; it is left out" in log.read_text(), log.read_text()
-        states = Counter(row["state"] for row in exported("stormy"))
-        assert states["failed"] <= 4 and states["complete"] >= 3
