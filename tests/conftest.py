@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +23,18 @@ from paraphrase.sweep.workers.cluster import cluster
 os.environ.setdefault("RAY_worker_niceness", "0")  # a trial beside another test would wait until that is done
 
 
+BAD_INPUT = re.compile(r"InputError|(return)?code == 2|def test_\w*(named|damage|refuse|no_name_leads|noticed)")
+"""What tests of bad input expect, or say in their names."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts a cluster begins first, as many in each process, so that the end has short tests to share."""
+    """Marks tests of bad input, by what they expect: `pytest -m bad_input` runs them.
+
+    What starts a cluster begins first, as many in each process, so that the end has short tests to share.
+    """
+    for item in items:
+        if isinstance(item, pytest.Function) and BAD_INPUT.search(inspect.getsource(item.function)):
+            item.add_marker("bad_input")
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))  # which get equal runs of the list
     long = [item for item in items if item.get_closest_marker("cluster")]
     short = [item for item in items if not item.get_closest_marker("cluster")]

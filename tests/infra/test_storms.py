@@ -171,6 +171,7 @@ def test_31_and_32_a_cluster_without_nodes_is_waited_for_and_gpus_that_never_com
         assert code == 2 and "resources.gpus_per_trial: 1 do not fit; there are 0; `resources.wait_for` waits for nodes" in line
 
 
+@pytest.mark.long
 def test_33_a_trial_that_gets_no_more_memory_is_tried_again_and_the_others_go_on(
     in_quiet: Rows, furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
