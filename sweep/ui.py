@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -93,13 +94,24 @@ def serve(name: str | None, port: int, browser: bool) -> int:
 
 @contextmanager
 def _server(port: int, uri: str, artifacts: str) -> Iterator[subprocess.Popen[bytes]]:
-    """MLflow's server, which ends with all that it started however this process is told to end."""
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    """MLflow's server, which ends with all that it started however this process is told to end.
+
+    As `mlflow server` starts it, which itself takes three seconds to be imported before it does.
+    """
+    where = {
+        "_MLFLOW_SERVER_FILE_STORE": uri,  # which may hold a password, and arguments are seen by all
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": artifacts,
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": artifacts,
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+        "_MLFLOW_SGI_NAME": "uvicorn",
+        "_MLFLOW_SERVER_BOOT_ID": uuid.uuid4().hex,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
     server = subprocess.Popen(
-        [*command, "--default-artifact-root", artifacts],
+        [sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", str(port), "mlflow.server.fastapi_app:app"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env=os.environ | {"MLFLOW_BACKEND_STORE_URI": uri},  # which may hold a password, and arguments are seen by all
+        env=os.environ | where,
         start_new_session=True,
     )
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

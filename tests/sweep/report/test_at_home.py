@@ -121,7 +121,7 @@ def test_this_machine_is_measured_where_mlflow_is_asked_to(client: MlflowClient,
             time.sleep(0.1)
 
 
-def test_ui_serves_the_pages_and_ends_with_all_that_it_started(there: Path) -> None:
+def test_ui_serves_the_pages_and_ends_with_all_that_it_started(client: MlflowClient) -> None:
     port = free_port(5600)
     began = command("ui", "damaged", "--port", str(port), "--no-browser")
     with subprocess.Popen(began, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as ui:
@@ -129,8 +129,10 @@ def test_ui_serves_the_pages_and_ends_with_all_that_it_started(there: Path) -> N
             assert ui.stdout
             address = ui.stdout.readline().strip()
             assert address.startswith(f"http://127.0.0.1:{port}/#/experiments/") and "viewStateShareKey=" in address
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=60) as answer:
-                assert answer.status == 200
+            run = best(client).info.run_id
+            for place in ("health", f"get-artifact?path=filters.png&run_uuid={run}"):
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/{place}", timeout=60) as answer:
+                    assert answer.status == 200 and (place == "health" or answer.read(4) == b"\x89PNG")
         finally:
             ui.terminate()
         assert ui.wait(60) == 0
