@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 NAME = ".paraphrase"
@@ -22,6 +23,23 @@ def home() -> Path:
     if "working_dir_files" in here.parts:
         return Path.home() / NAME
     return here / NAME
+
+
+def unfit_home() -> str:
+    """Why nothing can be kept in the home, in a line; empty if it can. Makes nothing that stays."""
+    folder = home()
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        named = "PARAPHRASE_HOME" if os.environ.get("PARAPHRASE_HOME") else "the working folder"
+        return f"{named}: nothing can be kept in {folder} ({error.strerror}); set PARAPHRASE_HOME to a folder that can be written"
+    finally:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
+    return ""
 
 
 def name_the_user() -> None:

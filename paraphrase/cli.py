@@ -9,6 +9,7 @@ import paraphrase
 from paraphrase.ablations import cli as ablations_cli
 from paraphrase.core import cli as core_cli
 from paraphrase.core.errors import InputError, Interrupted, Stopped
+from paraphrase.core.home import unfit_home
 from paraphrase.core.terminal.commands import with_examples
 from paraphrase.sweep import cli as sweep_cli
 
@@ -66,6 +67,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except OSError:
+        if not (reason := unfit_home()):
+            raise
+        print(f"paraphrase: {reason}", file=sys.stderr)
+        return 2
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:

@@ -105,7 +105,7 @@ def test_11_postgres_restarts_in_the_middle_of_everything(servers: Local) -> Non
     over = threading.Event()
 
     def restart() -> None:
-        for _ in range(4):
+        for _ in range(20):
             time.sleep(0.5)
             servers.restart_postgres()
         over.set()
