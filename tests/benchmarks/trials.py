@@ -98,8 +98,15 @@ def ours(trials: int, sampler: str) -> list[float]:
     sweep = load_sweep(find_sweep_file("menagerie"), [f"trials={trials}", f"sampler={sampler}", *objectives], "nothing")
     keep_sweep(sweep)
     study = open_study(sweep, storage_url(sweep), create=True)
-    meta = {"dataset_fingerprint": "-", "performer_fingerprint": "-", "key": "-"}
-    recorder = Recorder(_open_tracker(sweep, meta))
+    meta: dict[str, Any] = {
+        "dataset_fingerprint": "-",
+        "performer_fingerprint": "-",
+        "key": "-",
+        "dataset": "-",
+        "performer": "-",
+    }
+    meta["images"] = {"train": 0, "test": 0}
+    recorder = Recorder(_open_tracker(sweep, study, meta))
     tasks = Tasks(sweep)
     tasks.meta = meta
     session = Session(sweep, study, recorder, tasks, time.monotonic(), 0.0)
