@@ -10,6 +10,7 @@ from paraphrase.core.config import to_mapping
 from paraphrase.core.cores import cores
 from paraphrase.core.device import choose_device
 from paraphrase.core.errors import InputError
+from paraphrase.core.home import unfit_home
 from paraphrase.core.terminal.console import duration
 from paraphrase.sweep.record.client import open_client
 from paraphrase.sweep.settings.config import SweepConfig
@@ -40,8 +41,8 @@ def describe_plan(sweep: SweepConfig) -> str:
 
 
 def problems(sweep: SweepConfig) -> list[str]:
-    """What would stop the sweep before it trains, a line each: name, data, performer, device, resources, databases and store."""
-    found = [said for check in (_name, _inputs, _machine, _tracking, _source, _store) if (said := _of(check, sweep))]
+    """What would stop the sweep before it trains, a line each: home, name, data, performer, device, resources, servers."""
+    found = [said for check in (_home, _name, _inputs, _machine, _tracking, _source, _store) if (said := _of(check, sweep))]
     return list(dict.fromkeys(found))
 
 
@@ -79,6 +80,11 @@ def _this_machine() -> dict[str, float]:
     import torch
 
     return {"CPU": float(cores()), "GPU": float(torch.cuda.device_count())}
+
+
+def _home(_: SweepConfig) -> None:
+    if reason := unfit_home():
+        raise InputError(reason)
 
 
 def _tracking(sweep: SweepConfig) -> None:

@@ -23,7 +23,10 @@ def test_a_user_without_a_name_can_import_what_asks_for_one() -> None:
 
 
 @pytest.mark.parametrize("where", ["a file", "below a file", "/proc/nohome", "a disk that is read only"])
-@pytest.mark.parametrize("command", [("sweep", "run", "menagerie"), ("train", "x.yaml"), ("ablate", "--seeds", "2")])
+@pytest.mark.parametrize(
+    "command",
+    [("sweep", "run", "menagerie"), ("sweep", "run", "menagerie", "--dry-run"), ("train", "x.yaml"), ("ablate", "--seeds", "2")],
+)
 def test_a_home_in_which_nothing_can_be_kept_is_named(
     where: str, command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
