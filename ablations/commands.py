@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from paraphrase.ablations.paired import Comparison
 from paraphrase.ablations.report.write import write_suite_report
-from paraphrase.ablations.results import DIMENSION, HEADER, comparisons, rows_of
+from paraphrase.ablations.results import DIMENSION, HEADER, comparisons, rows_of, task_configs
 from paraphrase.ablations.suite import SETTINGS, suite_of
 from paraphrase.core.config import Config, config_of, set_path
 from paraphrase.core.errors import InputError
+from paraphrase.core.features.obtain import open_cache
 from paraphrase.core.terminal.html import html_table
 from paraphrase.sweep.commands import Sweep
 from paraphrase.sweep.driver.run import resume_sweep, run_sweep
@@ -101,7 +102,10 @@ def ablate(
     """
     if resume and name in sweep_names():
         return go_on(name)
-    run_sweep(planned(base, name, seeds, ablations, performers, categories, aa, overrides))
+    sweep = planned(base, name, seeds, ablations, performers, categories, aa, overrides)
+    for config in task_configs(sweep).values():
+        open_cache(config)
+    run_sweep(sweep)
     return finished(name)
 
 

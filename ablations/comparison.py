@@ -10,6 +10,7 @@ from paraphrase.ablations.results import DIMENSION
 from paraphrase.core.config import to_mapping
 from paraphrase.core.errors import InputError
 from paraphrase.core.features.obtain import open_cache
+from paraphrase.core.files import fit_for_output
 from paraphrase.core.measure.evaluation import baseline
 from paraphrase.core.measure.metrics import metrics_rows
 from paraphrase.core.pictures.filters_page import draw_side_by_side
@@ -58,6 +59,7 @@ def compare(left: str, right: str, out: Path | None = None) -> Compared:
     """
     if out is not None and out.suffix != ".png":
         raise InputError(f"--out {out}: must end in .png")
+    out = fit_for_output(out) if out else None
     (title, one), (other_title, other) = chosen = choose(left), choose(right)
     if title == other_title:
         raise InputError(f"{right}: is {left}; name two trials")

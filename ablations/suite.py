@@ -12,7 +12,7 @@ from paraphrase.ablations.paired import too_few
 from paraphrase.ablations.results import AA, CATEGORY, DIMENSION, PERFORMER, task_configs
 from paraphrase.core.config import Config, from_mapping, set_path, to_mapping
 from paraphrase.core.errors import InputError
-from paraphrase.core.features.obtain import open_cache
+from paraphrase.core.features.obtain import channels_of
 from paraphrase.core.performer.weights import load_performer
 from paraphrase.core.terminal.console import say
 from paraphrase.sweep.settings.config import ALL, SweepConfig, check_sweep
@@ -35,7 +35,7 @@ def suite_of(
     aa: bool = False,
     settings: dict[str, Any] | None = None,
 ) -> SweepConfig:
-    """The sweep that runs a suite; builds the feature caches that it needs.
+    """The sweep that runs a suite.
 
     Args:
         base: what the arms differ from; its `train.seed` is the first seed.
@@ -67,7 +67,7 @@ def suite_of(
     sweep = from_mapping(SweepConfig, (settings or {}) | fixed)
     sweep.space = space
     tasks = task_configs(sweep)
-    channels = [open_cache(config).meta["channels"] for config in tasks.values()]
+    channels = [channels_of(config) for config in tasks.values()]
     chosen, idle = ({AA: {}}, []) if aa else arms(base, channels, names)
     if idle:
         say(f"left out, since the base has nothing to take away: {', '.join(idle)}")

@@ -16,6 +16,7 @@ from paraphrase.core.config import Config, config_of, to_mapping
 from paraphrase.core.errors import InputError
 from paraphrase.core.explainer.checkpoint import ABOUT, load_explainer
 from paraphrase.core.features.obtain import open_cache
+from paraphrase.core.files import fit_for_folder
 from paraphrase.core.home import home
 from paraphrase.core.measure.attribution import SIDES, Subject, open_subject
 from paraphrase.core.measure.evaluation import baseline
@@ -94,7 +95,7 @@ def train(
     from paraphrase.core.pictures.gallery import draw_gallery
 
     config = config_of(config, overrides)
-    out = Path(out) if out else _own_folder(config, resume)
+    out = fit_for_folder(Path(out)) if out else _own_folder(config, resume)
     exists = (out / CHECKPOINT).exists()
     if exists and not resume:
         raise InputError(f"--out {out}: holds an explainer already; add --resume to go on, or name another folder")
@@ -170,7 +171,7 @@ def explain(
         InputError: names the file, category or value that is bad.
     """
     folder = Path(explainer)
-    pages = Path(out) if out else folder / "explained"
+    pages = fit_for_folder(Path(out)) if out else folder / "explained"
     if image is None:
         return _explain_test_split(folder, categories, pages)
     return _explain_picture(folder, Path(image), box, pages)

@@ -42,6 +42,32 @@ def replace_file(path: Path, data: bytes, mode: int = 0o666) -> None:
         raise
 
 
+def fit_for_output(out: Path) -> Path:
+    """A file that a command is told to write, behind its links.
+
+    Raises:
+        InputError: if something else is there, which would be replaced by a file: a folder, a device, a pipe.
+    """
+    if out.exists() and not out.is_file():
+        what = "a folder; name a file in it" if out.is_dir() else "no regular file; name one"
+        raise InputError(f"--out {out}: is {what}")
+    return out.resolve()
+
+
+def fit_for_folder(out: Path) -> Path:
+    """A folder that a command is told to fill.
+
+    Raises:
+        InputError: if it cannot be one, or be written in.
+    """
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"--out {out}: {there} is a file; name a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"--out {out}: {there} cannot be written in")
+    return out
+
+
 def write_or_print(text: str, out: Path | None) -> None:
     """Write a command's result to a file, or to the standard output where none is named.
 
@@ -49,7 +75,7 @@ def write_or_print(text: str, out: Path | None) -> None:
         InputError: names the file if it cannot be written.
     """
     if out:
-        write_atomically(out, text)
+        write_atomically(fit_for_output(out), text)
     else:
         print(text, end="")
 

@@ -56,10 +56,14 @@ def called(reference: str, field: str, *arguments: Any, **named: Any) -> Any:
             return function(*arguments, **named)
     except InputError:
         raise
-    except Exception as error:  # the user's code may raise anything
-        first = first_line(error)
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
+        first = _failure(error)
         asked = f" with {named}" if named else ""
         raise InputError(f"{field}: {reference}{asked}: {first}") from None
+
+
+def _failure(error: BaseException) -> str:
+    return f"it ends the process with {error.code}" if isinstance(error, SystemExit) else first_line(error)
 
 
 def source_of(reference: str, field: str) -> str:
@@ -82,8 +86,8 @@ def _import(reference: str, field: str) -> ModuleType:
     except ModuleNotFoundError as error:
         where = " or ".join(dict.fromkeys(str(place) for place in places))
         raise InputError(f"{field}: {reference}: there is no module {error.name} in {where}, or on PYTHONPATH") from None
-    except Exception as error:
-        first = first_line(error)
+    except (Exception, SystemExit) as error:
+        first = _failure(error)
         raise InputError(f"{field}: {reference}: importing {name} fails: {first}") from None
     found = next((place for place in places if Path(getattr(module, "__file__", None) or "").is_relative_to(place)), None)
     if found and known != [found]:

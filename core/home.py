@@ -7,6 +7,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from paraphrase.core.errors import InputError
+
 NAME = ".paraphrase"
 """Of the folder, where no other is named."""
 
@@ -17,12 +19,36 @@ def home() -> Path:
     Inside the temporary copy of a working directory that a Ray job runs in, `.paraphrase` would vanish with the job, so
     there it is the one in the user's home folder.
     """
-    if named := os.environ.get("PARAPHRASE_HOME"):
-        return Path(named).expanduser().resolve()
+    if named := folder_named_by("PARAPHRASE_HOME"):
+        return named
     here = Path.cwd()
     if "working_dir_files" in here.parts:
         return Path.home() / NAME
     return here / NAME
+
+
+def folder_named_by(variable: str) -> Path | None:
+    """The absolute folder that a variable of the environment names, if it names one.
+
+    Raises:
+        InputError: if it begins with ~NAME and there is no such user.
+    """
+    named = os.environ.get(variable)
+    try:
+        return Path(named).expanduser().resolve() if named else None
+    except RuntimeError:
+        raise InputError(f"{variable}: {named}: the home folder of {Path(str(named)).parts[0]} is not known here") from None
+
+
+def check_working_folder() -> None:
+    """
+    Raises:
+        InputError: if the folder that this process is in has been deleted; where it has, torch ends the process on import.
+    """
+    try:
+        Path.cwd()
+    except OSError:
+        raise InputError("the working folder is gone; change to one that is there") from None
 
 
 def unfit_home() -> str:

@@ -9,8 +9,9 @@ import paraphrase
 from paraphrase.ablations import cli as ablations_cli
 from paraphrase.core import cli as core_cli
 from paraphrase.core.errors import InputError, Interrupted, Stopped
-from paraphrase.core.home import unfit_home
+from paraphrase.core.home import check_working_folder, unfit_home
 from paraphrase.core.terminal.commands import with_examples
+from paraphrase.core.terminal.streams import safe_streams
 from paraphrase.sweep import cli as sweep_cli
 
 EXAMPLES = (
@@ -47,10 +48,31 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for part in (core_cli, sweep_cli, ablations_cli):
         part.add_commands(commands)
-    if not (sys.argv[1:] if arguments is None else arguments):
-        parser.print_help()
-        return 0
+    with safe_streams() as unwritten:
+        try:
+            code = _run(parser, arguments)
+        except SystemExit as end:  # of argparse, and of rich where nobody reads on
+            code = int(end.code or 0)
+        except OSError:
+            if not unwritten():
+                if not (reason := unfit_home()):
+                    raise
+                print(f"paraphrase: {reason}", file=sys.stderr)
+            code = 2
+        if not (lost := unwritten()):
+            return code
+        if isinstance(lost, BrokenPipeError):  # `| head` has seen what it wanted
+            return 0
+        print(f"paraphrase: standard output cannot be written ({lost.strerror})", file=sys.stderr)
+        return 2
+
+
+def _run(parser: argparse.ArgumentParser, arguments: list[str] | None) -> int:
     try:
+        check_working_folder()
+        if not (sys.argv[1:] if arguments is None else arguments):
+            parser.print_help()
+            return 0
         parsed = _parse(parser, arguments)
         return int(parsed.run(parsed))
     except InputError as error:
@@ -65,13 +87,6 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return 0
-    except OSError:
-        if not (reason := unfit_home()):
-            raise
-        print(f"paraphrase: {reason}", file=sys.stderr)
-        return 2
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:

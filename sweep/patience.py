@@ -12,6 +12,8 @@ from paraphrase.core.terminal.console import duration, say
 
 PATIENCE = 15 * 60.0
 """Seconds that a server may be away before a sweep stops, to go on later."""
+OPENING = 20.0
+"""Seconds that a server may be away when a sweep begins: for longer, its address may be wrong."""
 FIRST, LONGEST = 1.0, 30.0
 """Seconds before the first further try, and before later ones at most; each wait is twice the one before."""
 

@@ -33,7 +33,7 @@ def free_port(first: int) -> int:
     Raises:
         InputError: if there is none among the next hundred.
     """
-    for port in range(first, min(first + 100, 65536)):
+    for port in range(first, min(first + 100, 65536)) if first > 0 else ():
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from paraphrase.core.config import Config, to_mapping
 from paraphrase.core.data.folders import walk
 from paraphrase.core.errors import InputError
-from paraphrase.core.features.cache import META, VERSION, FeatureCache, caches, load_cache, remove_cache, verify_cache
+from paraphrase.core.features.cache import META, VERSION, FeatureCache, caches, load_cache, read_meta, remove_cache, verify_cache
 from paraphrase.core.files import write_atomically
 from paraphrase.core.home import hide_home
 from paraphrase.core.terminal.console import say
@@ -58,6 +58,20 @@ def built_cache(config: Config) -> Path | None:
     except (OSError, ValueError, TypeError, KeyError):  # not there, or damaged: it is found out again
         return None
     return folder if fresh and (folder / META).exists() else None
+
+
+def channels_of(config: Config) -> int:
+    """Channels of the maps that explainers of a configuration see; nothing is fitted or built for it.
+
+    Raises:
+        InputError: what `open_cache` would say of the configuration, the data's folders and the performer.
+    """
+    if folder := built_cache(config):
+        return int(read_meta(folder)["channels"])
+    from paraphrase.core.data import outline
+    from paraphrase.core.performer.obtain import check_performer
+
+    return check_performer(config, outline(config.data)).feature_shape[0]
 
 
 def _note(config: Config) -> Path:

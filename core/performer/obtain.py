@@ -76,8 +76,8 @@ def obtain_performer(config: Config, dataset: Dataset, progress: bool = True) ->
     return _read(folder, config, dataset.categories)
 
 
-def check_performer(config: Config, categories: list[str]) -> None:
-    """Whether there can be a performer of a configuration: built, its weights read and its layers found, but nothing fitted.
+def check_performer(config: Config, categories: list[str]) -> Performer:
+    """The performer of a configuration, built, its weights read and its layers found, but nothing fitted.
 
     Weights that torchvision or timm would fetch are not fetched.
 
@@ -86,10 +86,9 @@ def check_performer(config: Config, categories: list[str]) -> None:
     """
     given = Path(config.performer.weights)
     if config.performer.weights not in WORDS and (given / ABOUT).exists():
-        _read(given, config, categories)
-        return
+        return _read(given, config, categories)[0]
     _refuse_random(config)
-    _not_fitted(config, categories, None)
+    return _not_fitted(config, categories, None)[0]
 
 
 def _refuse_random(config: Config) -> None:

@@ -59,13 +59,9 @@ def _name(sweep: SweepConfig) -> None:
 
 
 def _inputs(sweep: SweepConfig) -> None:
-    from paraphrase.core.data import outline
-    from paraphrase.core.features.obtain import built_cache
-    from paraphrase.core.performer.obtain import check_performer
+    from paraphrase.core.features.obtain import channels_of
 
-    config = sweep.base_config()
-    if built_cache(config) is None:
-        check_performer(config, outline(config.data))
+    channels_of(sweep.base_config())
 
 
 def _machine(sweep: SweepConfig) -> None:

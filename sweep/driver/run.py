@@ -19,7 +19,7 @@ from paraphrase.core.measure.verdicts import performer_verdict
 from paraphrase.core.terminal.console import say, waiting
 from paraphrase.sweep.driver.progress import Progress
 from paraphrase.sweep.driver.session import Session
-from paraphrase.sweep.patience import PATIENCE, OutOfPatience
+from paraphrase.sweep.patience import OPENING, PATIENCE, OutOfPatience
 from paraphrase.sweep.record.client import open_client, open_experiment, reach
 from paraphrase.sweep.record.described import data_of, parent_tags, sweep_params, tags_of
 from paraphrase.sweep.record.recorder import Recorder
@@ -44,7 +44,7 @@ from paraphrase.sweep.settings.places import absolute, tracked
 from paraphrase.sweep.study.changes import check_budget, with_resources
 from paraphrase.sweep.study.lease import SECONDS, leased
 from paraphrase.sweep.study.results import complete_trials, why_none_is_complete
-from paraphrase.sweep.study.storage import OPENING, open_storage
+from paraphrase.sweep.study.storage import open_storage
 from paraphrase.sweep.study.study import (
     STATE_NAMES,
     budget,

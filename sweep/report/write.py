@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from paraphrase.core.errors import InputError
-from paraphrase.core.files import write_atomically
+from paraphrase.core.files import fit_for_output, write_atomically
 from paraphrase.core.terminal.console import say
 from paraphrase.sweep.record.facts import facts
 from paraphrase.sweep.record.recorder import Recorder
@@ -109,8 +109,7 @@ def report_again(name: str, out: Path | None = None, more: Sequence[Section] = (
     sweep, study = load(name)
     if study is None:
         raise InputError(f"sweep {name}: has no trials yet; start it with `paraphrase sweep resume {name}`")
-    if out is not None and out.is_dir():
-        raise InputError(f"--out {out}: is a folder; name a file, for example {out / 'report.html'}")
+    out = fit_for_output(out) if out else None
     try:
         _draw(sweep, study, sweep_folder(name) / "report")
         page = write_sweep_page(name, out, more)

@@ -144,7 +144,8 @@ def find_sweep_file(text: str | Path) -> Path:
         return Path(text)
     if text in known_sweeps():
         return CONFIGS / f"{text}.yaml"
-    raise InputError(f"{text}: no such file; a path, or one of {', '.join(known_sweeps())}")
+    what = "is not a file" if Path(text).exists() else "no such file"
+    raise InputError(f"{text}: {what}; a path, or one of {', '.join(known_sweeps())}")
 
 
 def load_sweep(file: str | Path, overrides: Iterable[str] = (), name: str | None = None) -> SweepConfig:

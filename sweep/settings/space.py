@@ -268,6 +268,8 @@ def _check_dimension(where: str, dimension: Dimension) -> None:
     if dimension.type == "categorical":
         if len(dimension.choices) < 1:
             raise InputError(f"{where}.choices: at least one value is needed")
+        if twice := [choice for i, choice in enumerate(dimension.choices) if choice in dimension.choices[:i]]:
+            raise InputError(f"{where}.choices: {twice[0]} is there twice")
         if dimension.low is not None or dimension.high is not None or dimension.log or dimension.step is not None:
             raise InputError(f"{where}: type categorical takes only choices")
         return
@@ -290,5 +292,7 @@ def _check_dimension(where: str, dimension: Dimension) -> None:
         raise InputError(f"{where}.low: must be > 0 on a logarithmic scale")
     if dimension.log and dimension.step is not None:
         raise InputError(f"{where}.step: not together with log")
+    if dimension.step is not None and dimension.step > dimension.high - dimension.low > 0:
+        raise InputError(f"{where}.step: {dimension.step} leads beyond high from the first step, so only low would be tried")
     if dimension.type == "int" and dimension.step is not None and dimension.step != int(dimension.step):
         raise InputError(f"{where}.step: expected a whole number, got {dimension.step}")

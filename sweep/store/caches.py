@@ -11,6 +11,7 @@ from typing import IO
 
 from paraphrase.core.errors import InputError
 from paraphrase.core.features.cache import META, caches, locked
+from paraphrase.core.home import folder_named_by
 from paraphrase.sweep.store.objects import Damaged, Store
 
 SPARE = 0.1
@@ -26,8 +27,7 @@ def open_scratch() -> Path:
     Raises:
         InputError: if it cannot be used.
     """
-    named = os.environ.get("PARAPHRASE_SCRATCH")
-    folder = Path(named).expanduser().resolve() if named else Path(tempfile.gettempdir()) / f"paraphrase-{os.getuid()}"
+    folder = folder_named_by("PARAPHRASE_SCRATCH") or Path(tempfile.gettempdir()) / f"paraphrase-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

@@ -16,7 +16,7 @@ from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
 
 from paraphrase.core.errors import InputError, first_line
-from paraphrase.sweep.patience import OutOfPatience, patiently
+from paraphrase.sweep.patience import OPENING, OutOfPatience, patiently
 from paraphrase.sweep.settings.folder import sqlite_file, without_password
 
 Value = TypeVar("Value")
@@ -33,10 +33,6 @@ KEEPALIVES = {"connect_timeout": 10, "keepalives": 1, "keepalives_idle": 30, "ke
 """Of libpq, so that a server that vanished is noticed within a minute."""
 NETWORK = {"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "lustre", "gpfs", "ceph", "beegfs", "9p", "afs", "glusterfs"}
 """File systems on which sqlite's locks do not hold."""
-
-
-OPENING = 20.0
-"""Seconds that a server may be away when a sweep begins: for longer, its address may be wrong."""
 FINAL = ("authentication", "does not exist", "pg_hba", "permission denied", "resolve host", "translate host", "not known")
 """Words of errors that no waiting mends."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import stat
 import tempfile
 import threading
@@ -18,7 +19,7 @@ from paraphrase.core.cores import cores
 from paraphrase.core.errors import InputError, first_line
 from paraphrase.core.home import home
 from paraphrase.core.terminal.console import say, waiting
-from paraphrase.sweep.patience import OutOfPatience
+from paraphrase.sweep.patience import OPENING, OutOfPatience, patiently
 from paraphrase.sweep.settings.config import Resources, SweepConfig
 from paraphrase.sweep.store.caches import open_scratch
 
@@ -33,6 +34,7 @@ LOOK_SECONDS = 5.0
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # the raylet's paragraph about each dead worker; we say it in a line
+    "RAY_NUM_REDIS_GET_RETRIES": "1",  # of 40 s each, where something else than a head listens at its address
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
@@ -55,6 +57,7 @@ def _connect(address: str | None) -> None:
     import ray
 
     if address:
+        _reach(address)
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     else:
         ray.init(
@@ -66,6 +69,27 @@ def _connect(address: str | None) -> None:
             object_store_memory=OBJECT_STORE,
             _temp_dir=None if "RAY_TMPDIR" in os.environ else session_folder(),
         )
+
+
+def _reach(address: str) -> None:
+    """Wait a little for a head that is just starting.
+
+    Raises:
+        ConnectionError: if nothing listens there, for which Ray itself would wait much longer.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ConnectionError("expected host:port, or auto")
+
+    def knock() -> None:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=OPENING).close()
+
+    try:
+        patiently(knock, f"the Ray cluster at {address}", lambda error: isinstance(error, OSError), patience=OPENING)
+    except OutOfPatience as error:
+        raise ConnectionError(str(error)) from None
 
 
 def session_folder() -> str:
@@ -93,13 +117,19 @@ def address_of(resources: Resources) -> str | None:
     Raises:
         InputError: if it is that of a server that hands commands on, which then would not run where the cluster is.
     """
-    address = resources.address or os.environ.get("RAY_ADDRESS")
-    field = "resources.address" if resources.address else "RAY_ADDRESS"
+    address, field = resources.address or os.environ.get("RAY_ADDRESS"), _field(resources)
+    if address == "local":  # as Ray says it
+        return None
     if address and address.startswith("http"):
         raise InputError(f"{field}: {address} is a job server; give host:port of the cluster, or use `ray job submit`")
     if address and address.startswith("ray://"):
         raise InputError(f"{field}: {address} is of Ray Client, not for Ray Tune; give host:port, or use `ray job submit`")
     return address
+
+
+def _field(resources: Resources) -> str:
+    """What names the cluster."""
+    return "resources.address" if resources.address else "RAY_ADDRESS"
 
 
 @contextmanager
@@ -131,7 +161,7 @@ def cluster(resources: Resources) -> Iterator[None]:
             with waiting("connecting to the cluster" if address else "starting Ray"), _keeping_sigterm():
                 _connect(address)
     except ConnectionError as error:
-        raise InputError(f"resources.address: no Ray cluster at {address}: {first_line(error)}") from None
+        raise InputError(f"{_field(resources)}: no Ray cluster at {address}: {first_line(error)}") from None
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
         yield

@@ -63,7 +63,7 @@ def _answer(marker: str, store: str | None) -> dict[str, Any]:
 
 
 def ask_nodes(store: str | None) -> list[Node]:
-    """Every living node's answer, that of the driver's own too, with no CPU of theirs.
+    """Every living node's answer, that of the driver's own too, with no CPU of theirs; a node that goes meanwhile is passed over.
 
     Raises:
         InputError: names a node that does not answer.
@@ -78,13 +78,15 @@ def ask_nodes(store: str | None) -> list[Node]:
         asked, began = [], time.time()
         for node in (n for n in ray.nodes() if n["Alive"]):
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_answer)  # type: ignore[call-overload]
+            task = ray.remote(num_cpus=0, max_retries=3, scheduling_strategy=there)(_answer)  # type: ignore[call-overload]
             asked.append((node, task.remote(str(marker), store)))
         nodes = []
         for node, answer in asked:
             name = node["NodeID"][:8]
             try:
                 found = ray.get(answer, timeout=ANSWER_SECONDS)
+            except (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError):
+                continue
             except (ray.exceptions.RayError, TimeoutError) as error:
                 raise InputError(f"node {name}: cannot run a task: {first_line(error)}") from None
             clock = found.pop("clock")

@@ -191,6 +191,13 @@ def test_a_dry_run_of_a_suite_starts_nothing(furnished: Path) -> None:
     assert not (furnished / "sweeps").exists()
 
 
+def test_a_dry_run_of_a_suite_fits_nothing(home: Path) -> None:
+    plan = paraphrase_here("ablate", *QUICK, "--ablations", "no_filter_loss,half_widths", "--dry-run")
+    assert plan.returncode == 0 and "trials: 24, proposed by grid" in plan.stdout, plan.stderr
+    assert "cost: not known before the cache is there" in plan.stdout
+    assert not (home / "performers").exists() and not (home / "caches").exists()
+
+
 def test_a_suite_goes_on_only_as_it_was_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,3 +54,14 @@ def test_train_that_ends_keeps_the_checkpoint_of_the_last_good_epoch(
     kept = Training.load(out, tiny, tiny_cache)
     assert f"the loss is not finite in epoch {kept.epoch + 1} " in line
     assert line.endswith(f"; the checkpoint in {out} is of epoch {kept.epoch}") and kept.history[-1]["epoch"] == kept.epoch
+
+
+@pytest.mark.parametrize("command", ["train", "explain"])
+def test_a_folder_that_cannot_be_one_is_named_before_anything_is_done(
+    command: str, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").touch()
+    given = [str(file)] if command == "train" else [str(file), "--explainer", str(tmp_path)]
+    for out in (tmp_path / "out", tmp_path / "out" / "below"):
+        assert main([command, *given, "--out", str(out)]) == 2
+        assert capsys.readouterr().err == f"paraphrase: --out {out}: {tmp_path / 'out'} is a file; name a folder\n"

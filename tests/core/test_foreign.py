@@ -32,6 +32,10 @@ def nothing(config):
 
 def fails(config):
     raise OSError("the share is not mounted")
+
+
+def leaves(config):
+    raise SystemExit("usage: loader FOLDER")
 """
 
 
@@ -72,6 +76,7 @@ def test_a_data_source_beside_the_yaml_file_is_loaded_checked_and_found_again(
     [
         ("nothing", "gives int, not paraphrase.core.data.Source"),
         ("fails", "the share is not mounted"),
+        ("leaves", "it ends the process with usage: loader FOLDER"),
         ("other", "has no function other"),
     ],
 )
@@ -79,4 +84,14 @@ def test_a_function_that_gives_no_data_is_named(project: Path, function: str, me
     config = load_config(project / "mine.yaml")
     config.data.source = f"{config.data.source.partition(':')[0]}:{function}"
     with pytest.raises(InputError, match=rf"^data.source: .*{message}$"):
+        load_dataset(config.data)
+
+
+def test_a_script_that_ends_the_process_is_no_module(project: Path) -> None:
+    config = load_config(project / "mine.yaml")
+    (project / "a_script.py").write_text("import sys\nsys.exit(0)\n")
+    config.data.source = "a_script:pictures"
+    with pytest.raises(
+        InputError, match=r"a_script:pictures: importing a_script fails: it ends the process with 0$"
+    ):
         load_dataset(config.data)

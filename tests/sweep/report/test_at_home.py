@@ -21,6 +21,7 @@ from optuna.artifacts import get_all_artifact_meta
 from optuna_dashboard import get_note
 
 import paraphrase
+from paraphrase.core.errors import InputError
 from paraphrase.core.performer import load_performer
 from paraphrase.sweep.record.client import open_client
 from paraphrase.sweep.record.models import Export, Wanted, log_models
@@ -119,6 +120,12 @@ def test_this_machine_is_measured_where_mlflow_is_asked_to(client: MlflowClient,
         while "system/cpu_utilization_percentage" not in client.get_run(parent).data.metrics:
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+@pytest.mark.parametrize("port", [-1, 0, 65536, 99999])
+def test_a_port_that_is_none_is_refused(port: int) -> None:
+    with pytest.raises(InputError, match=f"^--port {port}: must be a number from 1 to 65535"):
+        free_port(port)
 
 
 def test_ui_serves_the_pages_and_ends_with_all_that_it_started(client: MlflowClient) -> None:

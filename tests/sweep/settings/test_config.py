@@ -31,6 +31,8 @@ def test_what_core_measures_can_be_an_objective() -> None:
         ({"space": {"loss.eta": ETA | {"low": 0, "log": True}}}, "space.loss.eta.low: must be > 0"),
         ({"space": {"loss.eta": ETA | {"sort": 1}}}, "space.loss.eta.sort: unknown key; allowed are type, low"),
         ({"space": {"loss.eta": {"type": "categorical"}}}, "space.loss.eta.choices: at least one value"),
+        ({"space": {"loss.eta": {"type": "categorical", "choices": [1, 2, 1.0]}}}, "space.loss.eta.choices: 1.0 is there twice"),
+        ({"space": {"loss.eta": ETA | {"step": 100}}}, "space.loss.eta.step: 100.0 leads beyond high from the first step"),
         ({"space": {"explainer.mask": {"type": "categorical", "choices": ["peek"]}}}, "space.explainer.mask: explainer.mask"),
         ({"space": {"explainer.interp_widths.2": ETA}}, "space.explainer.interp_widths.2: explainer.interp_widths.2: 2 is"),
         ({"space": {"loss.eta": ETA | {"also": ["loss.zeta"]}}}, "space.loss.eta.also: loss.zeta: unknown key"),

@@ -10,7 +10,8 @@ import pytest
 
 from paraphrase.core.errors import InputError
 from paraphrase.sweep.settings.config import Resources
-from paraphrase.sweep.workers.cluster import cluster, concurrency, session_folder
+from paraphrase.sweep.workers import cluster as cluster_module
+from paraphrase.sweep.workers.cluster import address_of, cluster, concurrency, session_folder
 
 
 @pytest.mark.parametrize(("address", "what"), [("http://127.0.0.1:8265", "is a job server"), ("ray://a:10001", "is of Ray")])
@@ -20,6 +21,23 @@ def test_a_server_that_hands_commands_on_is_no_cluster(address: str, what: str, 
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(InputError, match=f"^RAY_ADDRESS: {address} {what}"), cluster(Resources()):
         pass
+
+
+@pytest.mark.parametrize(
+    ("address", "what"),
+    [("127.0.0.1:1", "did not answer for 0 s: .*refused"), ("nowhere.invalid:6379", "did not answer"), ("10.0.0.1", "expected")]
+    + [(bad, "expected host:port, or auto") for bad in (":6379", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:66000", "a:b")],
+)
+def test_an_address_at_which_nothing_listens_is_said_soon(address: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_module, "OPENING", 0.1)
+    told = f"^resources.address: no Ray cluster at {address}: .*{what}"
+    with pytest.raises(InputError, match=told), cluster(Resources(address=address)):
+        pass
+
+
+def test_local_is_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert address_of(Resources()) is None
 
 
 def test_as_many_trials_as_fit_run_at_once() -> None:

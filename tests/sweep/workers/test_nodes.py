@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,52 @@ def test_each_node_is_asked(ray_here: str, home: Path) -> None:
     assert wrong_with([found], "file:///x") == []
     assert found.sees_home and abs(found.skew) < 5 and found.free > 0
     assert not list(home.glob(".seen-*"))
+
+
+SOME_GO = """
+import sys, threading, time
+from pathlib import Path
+
+from ray.cluster_utils import Cluster
+
+from paraphrase.sweep.settings.config import Resources
+from paraphrase.sweep.workers import nodes
+from paraphrase.sweep.workers.cluster import cluster
+
+there, asked = Cluster(initialize_head=True, head_node_args={"num_cpus": 1}), Path(sys.argv[1])
+going = there.add_node(num_cpus=1)
+answer = nodes._answer
+
+
+def slowly(marker, store):  # until the other node has gone
+    import ray
+
+    (asked / ray.get_runtime_context().get_node_id()).touch()
+    time.sleep(8)
+    return answer(marker, store)
+
+
+nodes._answer = slowly
+
+
+def go():
+    while len(list(asked.iterdir())) < 2:
+        time.sleep(0.1)
+    there.remove_node(going, allow_graceful=False)
+
+
+with cluster(Resources(address=there.address)):
+    threading.Thread(target=go, daemon=True).start()
+    print(len(nodes.ask_nodes(None)))
+"""
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_a_node_that_goes_while_it_is_asked_is_passed_over(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "asked").mkdir()
+    ran = subprocess.run([sys.executable, "-c", SOME_GO, str(tmp_path / "asked")], capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0 and ran.stdout.splitlines()[-1] == "1", ran.stderr[-3000:]
 
 
 def test_a_record_in_files_of_one_node_is_refused_where_there_are_several() -> None:
