@@ -91,7 +91,5 @@ def test_a_script_that_ends_the_process_is_no_module(project: Path) -> None:
     config = load_config(project / "mine.yaml")
     (project / "a_script.py").write_text("import sys\nsys.exit(0)\n")
     config.data.source = "a_script:pictures"
-    with pytest.raises(
-        InputError, match=r"a_script:pictures: importing a_script fails: it ends the process with 0$"
-    ):
+    with pytest.raises(InputError, match=r"a_script:pictures: importing a_script fails: it ends the process with 0$"):
         load_dataset(config.data)
