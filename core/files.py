@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,6 +41,25 @@ def replace_file(path: Path, data: bytes, mode: int = 0o666) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+def name_folder(finished: Path, folder: Path, mark: str) -> None:
+    """Give a finished folder its name, in one rename; a whole one that has the name is kept, what is left of one gives way.
+
+    Args:
+        mark: a file that every whole one has.
+
+    Raises:
+        OSError: if it cannot be renamed; then it is as it was.
+    """
+    if not (folder / mark).is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        os.rename(finished, folder)
+    except OSError:
+        if not (folder / mark).is_file():
+            raise
+        shutil.rmtree(finished)  # another process made the same one meanwhile
 
 
 def fit_for_output(out: Path) -> Path:
@@ -80,6 +100,17 @@ def write_or_print(text: str, out: Path | None) -> None:
         print(text, end="")
 
 
+def regular(path: Path) -> Path:
+    """A path, of a regular file or of nothing.
+
+    Raises:
+        InputError: if it is a pipe, a device or a folder, which to open may never end.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is {'a folder' if path.is_dir() else 'no regular file'}")
+    return path
+
+
 def read_text(path: Path) -> str:
     """The text of a regular file in UTF-8; a pipe, a device or a folder is not opened, since reading it may never end.
 
@@ -98,5 +129,5 @@ def read_text(path: Path) -> str:
 
 def file_hash(file: Path) -> str:
     """Hex sha256 of a file's bytes."""
-    with file.open("rb") as handle:
+    with regular(file).open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -18,7 +18,7 @@ from torch import Tensor
 from paraphrase.core.config import ExplainerConfig, from_mapping
 from paraphrase.core.errors import InputError
 from paraphrase.core.explainer.network import Explainer, PerformerShape
-from paraphrase.core.files import write_atomically
+from paraphrase.core.files import regular, write_atomically
 from paraphrase.core.pooling import build_module, describe_module
 from paraphrase.core.rest import Rest
 
@@ -42,6 +42,7 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         InputError: names the file that is missing or damaged.
     """
+    regular(file)
     try:
         with safe_open(file, "pt") as opened:
             metadata = opened.metadata() or {}

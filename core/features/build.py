@@ -20,7 +20,7 @@ from paraphrase.core.data.records import Record
 from paraphrase.core.device import choose_device
 from paraphrase.core.errors import InputError
 from paraphrase.core.features.cache import DTYPES, META, REST_WEIGHTS, SMALL, VERSION, caches, locked
-from paraphrase.core.files import file_hash
+from paraphrase.core.files import file_hash, name_folder
 from paraphrase.core.performer import Performer, obtain_performer, performer_fingerprint
 from paraphrase.core.performer.fit import load_crops
 from paraphrase.core.pooling import describe_module
@@ -61,7 +61,7 @@ def build_cache(config: Config, progress: bool = True) -> tuple[Path, list[str]]
                 raise InputError(f"{part}: cannot be written ({error.strerror}); PARAPHRASE_HOME moves it") from None
             finally:
                 if (part / META).exists():
-                    os.rename(part, folder)
+                    name_folder(part, folder, META)
                 else:
                     shutil.rmtree(part, ignore_errors=True)
     return folder, files

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from paraphrase.core.device import memory_bytes
 from paraphrase.core.errors import InputError, first_line
-from paraphrase.core.files import file_hash
+from paraphrase.core.files import file_hash, regular
 from paraphrase.core.home import home
 from paraphrase.core.pooling import build_module
 from paraphrase.core.rest import Rest
@@ -146,7 +146,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
         InputError: if that cannot be read.
     """
     try:
-        meta = json.loads((folder / META).read_text(encoding="utf-8"))
+        meta = json.loads(regular(folder / META).read_text(encoding="utf-8"))
         if meta["key"] and meta["files"] and meta["images"]:
             return meta
     except (OSError, ValueError, TypeError, KeyError):
@@ -178,7 +178,7 @@ def _load(folder: Path, meta: dict[str, Any]) -> FeatureCache:
         size = (folder / name).stat().st_size if (folder / name).exists() else None
         if size != about["bytes"]:
             raise InputError(f"{folder / name}: has {size} bytes, not {about['bytes']}; {_remedy(folder)}")
-    small = load_file(folder / SMALL)
+    small = load_file(regular(folder / SMALL))
     layers: list = [
         (small[f"decoder{i}.weight"], small[f"decoder{i}.bias"]) if kind == "linear" else kind
         for i, kind in enumerate(meta["decoder_layers"])
@@ -200,7 +200,7 @@ def _load(folder: Path, meta: dict[str, Any]) -> FeatureCache:
         pool=build_module(meta["pool"]),
         head=head.requires_grad_(False),
         decoder_layers=layers,
-        rest=Rest(meta["rest"], load_file(folder / REST_WEIGHTS)) if meta.get("rest") else None,
+        rest=Rest(meta["rest"], load_file(regular(folder / REST_WEIGHTS))) if meta.get("rest") else None,
         outgrown=outgrown,
     )
 
@@ -212,7 +212,7 @@ def _open_split(
     n, channels = meta["map_size"], meta["channels"]
 
     def mapped(name: str, *shape: int) -> Tensor:
-        with (folder / f"{split}.{name}.bin").open("rb") as file:
+        with regular(folder / f"{split}.{name}.bin").open("rb") as file:
             # shared, so that all processes have the same pages; nothing writes to them
             pages = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         if name == "features" and len(pages) > LARGE * memory_bytes():

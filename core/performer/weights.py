@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from paraphrase.core.errors import InputError
+from paraphrase.core.files import name_folder, regular
 from paraphrase.core.performer.performer import Performer, build_network, name_of_last_layer, replace_last_layer
 from paraphrase.core.performer.spec import Spec, is_factory
 
@@ -53,10 +54,7 @@ def save_performer(performer: Performer, folder: Path, about: dict[str, Any]) ->
         **about,
     }
     (part / ABOUT).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-    try:
-        os.rename(part, folder)
-    except OSError:  # another process fitted the same one meanwhile
-        shutil.rmtree(part)
+    name_folder(part, folder, ABOUT)
 
 
 def load_performer(folder: Path) -> tuple[Performer, dict[str, Any]]:
@@ -66,12 +64,12 @@ def load_performer(folder: Path) -> tuple[Performer, dict[str, Any]]:
         InputError: names the file that is missing or damaged.
     """
     try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        about = json.loads(regular(folder / ABOUT).read_text(encoding="utf-8"))
         values: dict[str, Any] = about["spec"]
         spec = Spec(**values | {k: tuple(values[k]) for k in ("mean", "std")})
         classes = about.get("classes", len(about["categories"]))
         network = _unfilled(spec, classes)
-        network.load_state_dict(load_file(folder / WEIGHTS), assign=True)
+        network.load_state_dict(load_file(regular(folder / WEIGHTS)), assign=True)
         performer = Performer(network, spec, about["categories"])
         if about.get("fingerprint") not in (None, performer_fingerprint(performer)):
             raise ValueError("its weights are not those that were saved")
@@ -117,6 +115,8 @@ def _read_state(file: Path) -> tuple[dict[str, Tensor], list[str]]:
     Raises:
         InputError: names the file and says why it cannot be read.
     """
+    if not file.is_dir():
+        regular(file)
     try:
         state: Any = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:

@@ -52,6 +52,7 @@ from paraphrase.sweep.study.study import (
     identity_of,
     open_study,
     refuse_existing,
+    refuse_lost_study,
     retry_failed,
     study_exists,
 )
@@ -125,21 +126,12 @@ def resume_sweep(name: str, trials: int | None = None, changes: dict[str, Any] |
         if trials is not None:
             check_budget(sweep, trials)
             sweep = replace(sweep, trials=trials)
-        _refuse_lost_study(sweep)
+        refuse_lost_study(sweep, PATIENCE)
         if trials is not None or changes:
             keep_sweep(sweep)
         with _place(sweep) as tasks:
             _prepare(sweep, tasks)
             _drive(sweep, tasks, SECONDS + 5, failed_again)
-
-
-def _refuse_lost_study(sweep: SweepConfig) -> None:
-    """Raises InputError if trials were begun whose study is not there: a new one would begin again, over them."""
-    if (sweep_folder(sweep.name) / "trials").exists() and not study_exists(storage_url(sweep), sweep.name, PATIENCE):
-        where = without_password(storage_url(sweep))
-        raise InputError(
-            f"sweep {sweep.name}: its study is not in {where} any more; bring it back, or `paraphrase sweep delete {sweep.name}`"
-        )
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from urllib.request import getproxies
 from paraphrase.core.errors import InputError, first_line
 from paraphrase.core.terminal.console import say, waiting
 from paraphrase.sweep.patience import Value, patiently
-from paraphrase.sweep.settings.folder import ARTIFACTS, sqlite_file, without_password
+from paraphrase.sweep.settings.folder import ARTIFACTS, check_sqlite, sqlite_file, without_password
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -91,6 +91,7 @@ def _connect(uri: str) -> MlflowClient:
 
     quiet_mlflow()  # importing mlflow sets its loggers up
     if file := sqlite_file(uri):
+        check_sqlite(uri)
         file.parent.mkdir(parents=True, exist_ok=True)
     client = MlflowClient(tracking_uri=uri)
     client.search_experiments(max_results=1)

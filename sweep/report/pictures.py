@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from paraphrase.core.files import regular
+
 LEVELS = ((1600, 80), (1000, 65), (600, 40))
 """What a figure is reduced to, best first: most pixels across, quality of photographs."""
 
@@ -82,5 +84,5 @@ def _encoded(path: Path, level: int) -> Picture | str:
         image.save(out, "WEBP", quality=quality, method=2)
     data, mime = out.getvalue(), "webp"
     if kind == "PNG" and image.size == size and path.stat().st_size <= len(data):
-        data, mime = path.read_bytes(), "png"
+        data, mime = regular(path).read_bytes(), "png"
     return Picture(f"data:image/{mime};base64,{b64encode(data).decode()}", *image.size)

@@ -12,8 +12,9 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import yaml
 
 from paraphrase.core.config import from_mapping, read_yaml, to_mapping
 from paraphrase.core.errors import InputError
-from paraphrase.core.files import write_atomically
+from paraphrase.core.files import regular, write_atomically
 from paraphrase.core.home import home
 from paraphrase.core.schema import parse_yaml
 from paraphrase.sweep.settings.config import SweepConfig, check_name
@@ -37,6 +38,8 @@ ARTIFACTS = "mlartifacts"
 """Folder of the files of MLflow's runs, beside a database of its own."""
 ADDRESSES = ("storage", "tracking_uri")
 """Fields that may hold a password."""
+QUICKLY = 256 * 2**20
+"""Bytes of the largest database that is looked through whenever it is opened first."""
 
 
 def sweep_folder(name: str) -> Path:
@@ -137,6 +140,26 @@ def tracking_uri(sweep: SweepConfig) -> str:
 def sqlite_file(url: str) -> Path | None:
     """The file of a sqlite database, by its URL; None: it is another kind."""
     return Path(url.removeprefix("sqlite:///").partition("?")[0]) if url.startswith("sqlite:///") else None
+
+
+def check_sqlite(url: str) -> None:
+    """Look through a sqlite database, unless it is larger than `QUICKLY`.
+
+    Raises:
+        InputError: names the file if it is damaged.
+    """
+    file = sqlite_file(url)
+    if not file or not regular(file).exists() or file.stat().st_size > QUICKLY:
+        return
+    try:
+        with closing(sqlite3.connect(file, timeout=120)) as database:
+            (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError:  # locked, or not to be opened: whoever opens it says so
+        return
+    except sqlite3.DatabaseError as error:
+        found = str(error)
+    if found != "ok":
+        raise InputError(f"{file}: is damaged ({' '.join(found.split())}); sqlite's `.recover` saves what can be read")
 
 
 def artifact_root(sweep: SweepConfig) -> str | None:

@@ -21,18 +21,29 @@ from paraphrase.core.terminal.tables import text_table
 from paraphrase.sweep.settings.config import MEASURED, SweepConfig
 from paraphrase.sweep.settings.folder import read_sweep, storage_url, sweep_names
 from paraphrase.sweep.settings.space import short_names
-from paraphrase.sweep.study.study import STATE_NAMES, budget, open_study, own_trials, pareto_trials, study_exists
+from paraphrase.sweep.study.study import (
+    STATE_NAMES,
+    budget,
+    open_study,
+    own_trials,
+    pareto_trials,
+    refuse_lost_study,
+    study_exists,
+)
 
 
 def load(name: str) -> tuple[SweepConfig, optuna.Study | None]:
     """A sweep's configuration and study; None for the study if the driver was killed before it made one.
 
     Raises:
-        InputError: if there is no such sweep.
+        InputError: if there is no such sweep, or its study is lost.
     """
     sweep = read_sweep(name)
     url = storage_url(sweep)
-    return sweep, open_study(sweep, url) if study_exists(url, name) else None
+    if study_exists(url, name):
+        return sweep, open_study(sweep, url)
+    refuse_lost_study(sweep)
+    return sweep, None
 
 
 def metrics_of(trial: FrozenTrial) -> dict[str, float]:

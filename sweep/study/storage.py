@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from paraphrase.core.errors import InputError, first_line
 from paraphrase.sweep.patience import OPENING, OutOfPatience, patiently
-from paraphrase.sweep.settings.folder import sqlite_file, without_password
+from paraphrase.sweep.settings.folder import check_sqlite, sqlite_file, without_password
 
 Value = TypeVar("Value")
 
@@ -49,6 +49,7 @@ def open_storage(url: str, patience: float | None = None) -> PatientStorage:
     """
     if url.startswith("sqlite"):
         refuse_network_file(url)
+        check_sqlite(url)
         arguments: dict[str, Any] = {"connect_args": {"timeout": 120}}
     else:
         arguments = SERVER | ({"connect_args": KEEPALIVES} if url.startswith("postgresql") else {})

@@ -51,6 +51,21 @@ def study_exists(url: str, name: str, patience: float | None = None) -> bool:
     return name in optuna.get_all_study_names(open_storage(url, patience))
 
 
+def refuse_lost_study(sweep: SweepConfig, patience: float | None = None) -> None:
+    """
+    Args:
+        patience: see `open_storage`.
+
+    Raises:
+        InputError: if trials were begun whose study is not there: a new one would begin again, over them.
+    """
+    if (sweep_folder(sweep.name) / "trials").exists() and not study_exists(storage_url(sweep), sweep.name, patience):
+        where = without_password(storage_url(sweep))
+        raise InputError(
+            f"sweep {sweep.name}: its study is not in {where} any more; bring it back, or `paraphrase sweep delete {sweep.name}`"
+        )
+
+
 def open_study(sweep: SweepConfig, url: str, create: bool = False, storage: PatientStorage | None = None) -> optuna.Study:
     """The study of a sweep.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,7 @@ DAMAGE = {
     ),
     "other JSON": lambda content: b'{"a": [1, null]}',
 }
+REPLACED: dict[str, Callable[[Path], object]] = {"gone": lambda file: None, "a folder": Path.mkdir, "a pipe": os.mkfifo}
 COMMANDS = {
     "show": ["sweep", "show", "damaged"],
     "export": ["sweep", "export", "damaged"],
@@ -70,13 +72,17 @@ def place(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     yield tmp_path / "home"
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("damage", [*DAMAGE, *REPLACED])
 @pytest.mark.parametrize("what", FILES)
 def test_a_damaged_file_is_made_anew_or_named(place: Path, what: str, damage: str) -> None:
     files = sorted(place.glob(what))
     assert files, f"there is no {what}"
     for file in files:
-        file.write_bytes(DAMAGE[damage](file.read_bytes()))
+        if damage in DAMAGE:
+            file.write_bytes(DAMAGE[damage](file.read_bytes()))
+        else:
+            file.unlink()
+            REPLACED[damage](file)
     for name in FILES[what].split():
         ran = paraphrase_here(*COMMANDS[name])
         said = [line for line in ran.stderr.splitlines() if line.startswith("paraphrase: ")]
@@ -101,3 +107,16 @@ def test_a_single_bit_that_was_flipped_is_noticed(place: Path, what: str, comman
     content[-1000] ^= 16
     file.write_bytes(content)
     assert line in paraphrase_here(*COMMANDS[command]).stderr
+
+
+@pytest.mark.parametrize("what", ["studies.db", "mlflow.db"])
+def test_a_database_with_a_page_that_is_damaged_is_named(place: Path, what: str) -> None:
+    """Which would otherwise end in a traceback somewhere, or leave rows out."""
+    content = bytearray((place / what).read_bytes())
+    pages = [i for i in range(4096, len(content), 4096) if content[i] in (2, 5, 10, 13)]  # of tables and indices
+    for i in pages[:: max(1, len(pages) // 8)]:
+        content[i] ^= 96
+    (place / what).write_bytes(content)
+    ran = paraphrase_here("sweep", "show", "damaged") if what == "studies.db" else paraphrase_here("report", "damaged")
+    assert f"{place / what}: is damaged (" in ran.stderr and "sqlite's `.recover`" in ran.stderr
+    assert len([line for line in ran.stderr.splitlines() if "is damaged" in line]) == 1

@@ -24,6 +24,7 @@ from paraphrase.core.data.folders import as_it_is_named
 from paraphrase.core.data.protocol import climbs_out, without_number
 from paraphrase.core.data.records import Landmark, Record, Source
 from paraphrase.core.errors import InputError
+from paraphrase.core.files import regular
 
 HOMEPAGE = "https://www.vision.caltech.edu/datasets/cub_200_2011/"
 
@@ -99,7 +100,7 @@ def _lines(file: Path) -> Iterator[tuple[str, str]]:
         InputError: if the file cannot be read or is not UTF-8.
     """
     try:
-        content = file.read_bytes()
+        content = regular(file).read_bytes()
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); the layout of CUB-200-2011 needs it") from None
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):

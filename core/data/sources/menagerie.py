@@ -28,6 +28,7 @@ from paraphrase.core.data.drawn.animals import CATEGORIES, LANDMARKS
 from paraphrase.core.data.drawn.scenes import draw_animal, draw_background
 from paraphrase.core.data.records import WHOLE_IMAGE, Record, Source
 from paraphrase.core.errors import InputError
+from paraphrase.core.files import name_folder, regular
 from paraphrase.core.home import home
 from paraphrase.core.terminal.progress import bar
 
@@ -110,11 +111,7 @@ def _build(folder: Path, seed: int, counts: dict[str, int]) -> None:
         workers = max(1, min(cores(), 16, sum(counts.values()) // SHARE))
         _draw(partial, seed, counts, workers)
         _write_index(partial, counts, workers)
-        try:
-            partial.rename(folder)
-        except OSError:
-            if not (folder / INDEX).is_file():
-                raise
+        name_folder(partial, folder, INDEX)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -180,7 +177,7 @@ def _write_index(folder: Path, counts: dict[str, int], workers: int) -> None:
 def _read_index(folder: Path, counts: dict[str, int]) -> dict[str, list[Record]]:
     """The records of both splits."""
     try:
-        content = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        content = json.loads(regular(folder / INDEX).read_text(encoding="utf-8"))
         return {split: [_record(folder, split, i, content[split][i]) for i in range(counts[split])] for split in SPLITS}
     except (OSError, ValueError, KeyError, IndexError, TypeError):
         raise InputError(f"{folder / INDEX}: damaged; remove the folder, and it is drawn again") from None

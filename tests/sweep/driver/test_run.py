@@ -137,9 +137,11 @@ def test_a_study_that_is_gone_is_said_and_not_begun_again(home: Path, tmp_path: 
     sweep = load_sweep(small_sweep(tmp_path, "gone", storage=f"sqlite:///{tmp_path / 'study.db'}"))
     keep_sweep(sweep)
     (home / "sweeps" / "gone" / "trials" / "0").mkdir(parents=True)
-    found = paraphrase_here("sweep", "resume", "gone")
-    assert found.returncode == 2 and not (tmp_path / "study.db").exists()
-    assert "sweep gone: its study is not in sqlite:///" in found.stderr and "paraphrase sweep delete gone" in found.stderr
+    for action in ("resume", "show", "export", "pick"):
+        found = paraphrase_here("sweep", action, "gone")
+        assert found.returncode == 2 and not (tmp_path / "study.db").exists()
+        assert "sweep gone: its study is not in sqlite:///" in found.stderr and "paraphrase sweep delete gone" in found.stderr
+    assert "sweep gone: its study is not" in paraphrase_here("sweep", "list").stderr
     assert paraphrase_here("sweep", "delete", "gone").returncode == 0
 
 
