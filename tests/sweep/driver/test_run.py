@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,25 @@ def test_interrupted_sweep_says_how_to_go_on_and_takes_a_larger_budget(home: Pat
     assert (Path(picked["folder"]) / "config.yaml").exists()
     assert paraphrase_here("sweep", "delete", "topped").returncode == 0
     assert "sweep topped: not found" in paraphrase_here("sweep", "show", "topped").stderr
+
+
+@pytest.mark.parametrize("inherited", [signal.SIG_IGN, signal.SIG_DFL])
+def test_sigterm_ends_a_driver_that_was_started_in_the_background(inherited: signal.Handlers) -> None:
+    """A shell has what it starts with `&` ignore SIGINT, which SIGTERM was turned into; Ray Tune's handler comes later."""
+    code = """
+import os, signal, time
+from paraphrase.sweep.driver.run import _sigterm_like_sigint
+
+try:
+    with _sigterm_like_sigint():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    run = [sys.executable, "-c", code]
+    ran = subprocess.run(run, capture_output=True, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, inherited))
+    assert ran.stdout == "interrupted\n", ran.stderr
 
 
 def test_a_study_that_is_gone_is_said_and_not_begun_again(home: Path, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,7 @@ def go():
 with cluster(Resources(address=there.address)):
     threading.Thread(target=go, daemon=True).start()
     print(len(nodes.ask_nodes(None)))
+there.shutdown()
 """
 
 
@@ -92,7 +95,9 @@ with cluster(Resources(address=there.address)):
 @pytest.mark.slow
 def test_a_node_that_goes_while_it_is_asked_is_passed_over(home: Path, tmp_path: Path) -> None:
     (tmp_path / "asked").mkdir()
-    ran = subprocess.run([sys.executable, "-c", SOME_GO, str(tmp_path / "asked")], capture_output=True, text=True, timeout=300)
+    run = [sys.executable, "-c", SOME_GO, str(tmp_path / "asked")]
+    with tempfile.TemporaryDirectory(prefix="pp-", dir="/tmp") as session:  # so that no other Ray takes it for its cluster
+        ran = subprocess.run(run, env=os.environ | {"RAY_TMPDIR": session}, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0 and ran.stdout.splitlines()[-1] == "1", ran.stderr[-3000:]
 
 
