@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 
 def format_value(value: float | None, error: float | None = None) -> str:
-    """A metric in three or four digits, `-` where it is not defined, with its standard error if there is one."""
+    """A metric in four digits, `-` where it is not defined, with its standard error if there is one."""
     if value is None or math.isnan(value):
         return "-"
-    return f"{value:.4f}" + (f" ±{error:.4f}" if error is not None else "")
+    text = f"{value:.4f}" if abs(value) < 0.99995 else f"{value:#.4g}"
+    return text + (f" ±{format_value(error)}" if error is not None else "")
 
 
 def brief(value: float | None, error: float | None = None) -> str:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from paraphrase.core.errors import first_line
 from paraphrase.core.explainer.checkpoint import load_explainer
+from paraphrase.core.measure.metrics import BY_KEY, KEYS
 from paraphrase.core.performer import load_performer
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 ON_FEATURE, ON_IMAGE = "explainer", "image_explainer"
 """Names of a run's models: of the performer's feature, and of an image."""
+TAKES = {ON_FEATURE: "The performer's feature", ON_IMAGE: "Images in [0, 1], of the performer's size"}
+"""What a model is of."""
 IMAGES = 2
 """Of an example: a graph that is made of one image takes one image only."""
 
@@ -115,11 +118,15 @@ def log_models(client: MlflowClient, experiment: str, run: str, folder: Path) ->
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.models import Model
 
-    outputs = client.get_run(run).outputs
+    of_run = client.get_run(run)
+    measured = ", ".join(f"{BY_KEY[key].short} {of_run.data.metrics[key]:.4g}" for key in KEYS if key in of_run.data.metrics)
+    outputs = of_run.outputs
     named = {output.model_id for output in (outputs.model_outputs if outputs else [])}
     known = {m.name: m for m in client.search_logged_models([experiment], filter_string=f"source_run_id = '{run}'")}
     for saved in sorted(folder.iterdir()):
-        logged = known.get(saved.name) or client.create_logged_model(experiment, name=saved.name, source_run_id=run)
+        about = f"{TAKES[saved.name]} -> maps of the interpretable filters. On the test images: {measured}."
+        tags = {"mlflow.note.content": about}
+        logged = known.get(saved.name) or client.create_logged_model(experiment, saved.name, run, tags)
         if logged.status == LoggedModelStatus.READY:
             continue
         model = Model.load(str(saved))

@@ -107,8 +107,9 @@ def mean_and_deviation(runs: Sequence[Sequence[tuple[int, float]]]) -> tuple[np.
 
 
 def _metrics_in(runs: Sequence[Curves]) -> list[str]:
-    """The metrics that any of the runs has, in their order."""
-    return list(dict.fromkeys(metric for run in runs for metric in run if run[metric]))
+    """The metrics that any of the runs has, in their order; without those measured once, where there are curves of others."""
+    found = {least: dict.fromkeys(m for run in runs for m in run if len(run[m]) >= least) for least in (1, 2)}
+    return list(found[2] or found[1])
 
 
 def _styles(count: int) -> list[dict[str, Any]]:

@@ -108,9 +108,12 @@ class Kind(NamedTuple):
 
 
 def _write_html(figures: list[Any], file: Path) -> Path:
-    """One page with several plotly figures, and plotly itself in it once."""
+    """One page with several plotly figures, and plotly itself in it once; its title is the file's name in words."""
     parts = [f.to_html(full_html=False, include_plotlyjs=i == 0) for i, f in enumerate(figures)]
-    file.write_text(f"<html><head><meta charset='utf-8'></head><body>{''.join(parts)}</body></html>", encoding="utf-8")
+    title = file.stem.replace("_", " ").capitalize()
+    file.write_text(
+        f"<html><head><meta charset='utf-8'><title>{title}</title></head><body>{''.join(parts)}</body></html>", encoding="utf-8"
+    )
     return file
 
 
@@ -128,16 +131,39 @@ def _draw_by_objective(study: optuna.Study, kind: str, folder: Path) -> list[Pat
     files: list[Path] = []
     for i, metric in enumerate(study.metric_names or []):
         alone = _one_objective(study, i)
-        figures.append(getattr(interactive, f"plot_{kind}")(alone, target_name=metric))
+        figures.append(_visible(getattr(interactive, f"plot_{kind}")(alone, target_name=metric)))
         with plt.rc_context():  # optuna sets a style of its own
             getattr(still, f"plot_{kind}")(alone, target_name=metric)
             figure = plt.gcf()
             if kind != "slice":
                 figure.set_size_inches(9, 5)
             _plain_ticks(figure)
+            for drawn in (c for axes in figure.axes for c in axes.collections if c.get_array() is not None):
+                drawn.set_cmap(_blues(drawn.get_cmap().name.endswith("_r")))
             files.append(folder / f"{kind}_{metric}.png")
             save(figure, files[-1], bbox_inches="tight")
     return [_write_html(figures, folder / f"{kind}.html"), *files]
+
+
+BLUES = ("#a6cbe3", "#08306b")
+"""Of the least and the greatest value; Optuna's own begin with white."""
+
+
+def _blues(downwards: bool) -> Any:
+    """A colour map for matplotlib."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    named = ("blues_r", BLUES[::-1]) if downwards else ("blues", BLUES)  # a colour bar follows its lines, and is seen again
+    return LinearSegmentedColormap.from_list(*named)
+
+
+def _visible(figure: Any) -> Any:
+    """A plotly figure of Optuna's, in colours that are seen on white."""
+    for trace in figure.data:
+        for part in (getattr(trace, "line", None), getattr(trace, "marker", None)):
+            if part is not None and getattr(part, "colorscale", None):
+                part.colorscale = [[0, BLUES[0]], [1, BLUES[1]]]
+    return figure
 
 
 def _one_objective(study: optuna.Study, index: int) -> optuna.Study:
@@ -212,7 +238,19 @@ def _draw_pareto(study: optuna.Study, front: set[int], performer: Mapping[str, f
             x, y = [t.values[i] for t in some], [t.values[j] for t in some]
             hover = [_describe(t) for t in some]
             style: dict[str, Any] = {"color": colour, "size": 10 if on_front else 7}
-            figure.add_scatter(x=x, y=y, mode="markers", marker=style, text=hover, name=label, showlegend=k == 0, **place_of)
+            figure.add_scatter(
+                x=x,
+                y=y,
+                mode="markers+text" if on_front else "markers",
+                marker=style,
+                text=[str(t.user_attrs["number"]) for t in some] if on_front else None,
+                textposition="top center",
+                textfont={"size": LABEL + 2},
+                hovertext=hover,
+                name=label,
+                showlegend=k == 0,
+                **place_of,
+            )
             axes.scatter(x, y, c=colour, s=45 if on_front else 22, label=label, zorder=3)
         for index, name, line, still_line in ((i, "x", figure.add_vline, axes.axvline), (j, "y", figure.add_hline, axes.axhline)):
             if (value := performer.get(metrics[index])) is not None:

@@ -11,7 +11,7 @@ from paraphrase.core.terminal.tables import brief, format_value
     ("value", "error", "short", "long"),
     [
         (0.0320, None, ".0320", "0.0320"),
-        (3.8181, 0.0102, "3.818 ±.0102", "3.8181 ±0.0102"),
+        (3.8181, 0.0102, "3.818 ±.0102", "3.818 ±0.0102"),
         (-0.5, None, "-.5000", "-0.5000"),
         (None, None, "-", "-"),
         (math.nan, None, "-", "-"),

@@ -66,6 +66,12 @@ def test_explainers_of_the_front_are_models(client: MlflowClient, there: Path, t
     assert on_image.metadata.signature.inputs.to_dict()[0]["tensor-spec"]["shape"] == (-1, *images.shape[1:])
     assert torch.equal(torch.from_numpy(on_image.predict(images.numpy())), expected)
     before = [m.model_id for m in run.outputs.model_outputs]
+    described = [client.get_logged_model(model).tags["mlflow.note.content"] for model in before]
+    assert {text.partition(" ->")[0] for text in described} == {
+        "The performer's feature",
+        "Images in [0, 1], of the performer's size",
+    }
+    assert all(f"instab {run.data.metrics['location_instability']:.4g}" in text for text in described)
     channels, side = feature.shape[1:3]
     export = Export(
         {0: Wanted(str(folder), channels, side, str(tmp_path / "a")), 7: Wanted("no/such", channels, side, str(tmp_path / "b"))}

@@ -38,11 +38,19 @@ def test_histories_are_as_mlflow_has_them(tmp_path: Path) -> None:
 
 def test_front_is_coloured_and_others_are_grey(tmp_path: Path) -> None:
     others = draw_trials({}, [run(0.1), run(0.2)], tmp_path / "others.png")
-    both = draw_trials({"trial 3": run(0.3, reconstruction_error=[(1, 0.5)])}, [run(0.1), {}], tmp_path / "new" / "both.png")
+    third = run(0.3, reconstruction_error=[(1, 0.5), (2, 0.4)])
+    both = draw_trials({"trial 3": third}, [run(0.1), {}], tmp_path / "new" / "both.png")
     assert others and both
     assert (0, 0x72, 0xB2) not in colours(others) and (0, 0x72, 0xB2) in colours(both)
     with Image.open(others) as one, Image.open(both) as two:  # two metrics, two panels
         assert two.width > one.width
+
+
+def test_a_metric_that_is_measured_once_has_no_panel_beside_curves(tmp_path: Path) -> None:
+    curves = draw_trials({"trial 3": run(0.3)}, [], tmp_path / "curves.png")
+    beside = draw_trials({"trial 3": run(0.3, landmark_error=[(2, 0.5)])}, [], tmp_path / "beside.png")
+    alone = draw_trials({"trial 3": {"landmark_error": [(1, 0.5)]}}, [], tmp_path / "alone.png")  # of one epoch
+    assert curves and beside and alone and curves.read_bytes() == beside.read_bytes()
 
 
 def test_many_coloured_trials_can_be_drawn(tmp_path: Path) -> None:
