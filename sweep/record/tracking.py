@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paraphrase.core.errors import first_line
 from paraphrase.core.terminal.console import say
@@ -15,13 +16,24 @@ from paraphrase.sweep.record.client import open_client, reach
 from paraphrase.sweep.study.study import IDENTITY
 
 if TYPE_CHECKING:
-    from mlflow.entities import DatasetInput, Run
+    from mlflow.entities import DatasetInput, Metric, Param, Run, RunTag
     from mlflow.tracking import MlflowClient
 
 
 PARENT_TAG = "mlflow.parentRunId"
 FLUSH_SECONDS = 2.0
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+
+
+METRICS, PARAMS = 800, 100
+"""Most of a request, beside at most 100 tags: MLflow takes 1000 of all."""
+
+
+class Waiting(NamedTuple):
+    """What is to be written into a run."""
+
+    metrics: list[Metric]
+    params: list[Param]
 
 
 class Tracker:
@@ -53,7 +65,7 @@ class Tracker:
         self._unsure: set[int] = set()  # trials whose run may have been made although the answer was lost
         self._fresh: set[str] = set()  # runs that this process made, so that nothing can be in them yet
         self._logged: dict[str, dict[str, set[int]]] = {}
-        self._waiting: dict[str, list[Any]] = {}
+        self._waiting: dict[str, Waiting] = {}
         self._flushed = time.monotonic()
         with self._timed():
             found = self._find("kind = 'sweep'") or client.create_run(
@@ -113,7 +125,7 @@ class Tracker:
     def start_trial(
         self, number: int, name: str, params: Mapping[str, Any], more_tags: Mapping[str, str] | None = None, earlier: bool = True
     ) -> str:
-        """The run of a trial, with its parameters and tags; found again if it exists.
+        """The run of a trial, with its tags; found again if it exists. Its parameters are written with what follows, or soon.
 
         Args:
             earlier: whether another driver may have made it: a search takes longer the more runs there are.
@@ -133,7 +145,7 @@ class Tracker:
                 run = str(self.client.create_run(self.experiment, run_name=name, tags=every).info.run_id)
                 self._fresh.add(run)
             self._runs[number] = run
-            self._log_params(run, {k: v for k, v in params.items() if k not in present})
+            self._note_params(run, {k: v for k, v in params.items() if k not in present})
             return run
 
     def run_of(self, number: int) -> str | None:
@@ -144,12 +156,13 @@ class Tracker:
         """Be told a trial's run, which then need not be searched for."""
         self._runs.setdefault(number, run)
 
-    def _log_params(self, run: str, params: Mapping[str, Any]) -> None:
+    def _of(self, run: str) -> Waiting:
+        return self._waiting.setdefault(run, Waiting([], []))
+
+    def _note_params(self, run: str, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        entries = [Param(_key(k), str(v)[:6000]) for k, v in params.items()]
-        for i in range(0, len(entries), 100):
-            self._into(run, functools.partial(self.client.log_batch, run, params=entries[i : i + 100]))
+        self._of(run).params.extend(Param(_key(k), str(v)[:6000]) for k, v in params.items())
 
     def _steps(self, run: str, key: str) -> set[int]:
         """The steps of a metric that are in the store already."""
@@ -180,7 +193,7 @@ class Tracker:
             steps = self._steps(run, key)
             if step not in steps:
                 steps.add(step)  # only noted here, so this cannot fail half-way
-                self._waiting.setdefault(run, []).append(Metric(_key(key), float(value), timestamp, step))
+                self._of(run).metrics.append(Metric(_key(key), float(value), timestamp, step))
 
     def flush_if_due(self, seconds: float) -> None:
         """Write what is waiting if nothing was written for so long."""
@@ -191,11 +204,17 @@ class Tracker:
         """Write what is waiting."""
         with self._timed():
             for run in list(self._waiting):
-                metrics = self._waiting[run]
-                for i in range(0, len(metrics), 1000):
-                    self._into(run, functools.partial(self.client.log_batch, run, metrics=metrics[i : i + 1000]))
-                del self._waiting[run]
+                self._write(run)
         self._flushed = time.monotonic()
+
+    def _write(self, run: str, tags: Sequence[RunTag] = ()) -> None:
+        """Write what waits for a run, and tags, in as few requests as MLflow allows: each is a transaction of its database."""
+        metrics, params = self._of(run)
+        requests = max(math.ceil(len(metrics) / METRICS), math.ceil(len(params) / PARAMS), 1 if tags else 0)
+        for i in range(requests):
+            some = metrics[i * METRICS : (i + 1) * METRICS], params[i * PARAMS : (i + 1) * PARAMS], () if i else tags
+            self._into(run, functools.partial(self.client.log_batch, run, *some))
+        del self._waiting[run]
 
     def end_trial(
         self,
@@ -217,13 +236,12 @@ class Tracker:
         """
         from mlflow.entities import RunTag
 
-        self.flush()
         run = self._runs[number]
         with self._timed():
             for path in artifacts:
                 self.log_artifact(path, number)
             more = {"trial_state": state} | ({"reason": reason[:5000]} if reason else {}) | dict(tags or {})
-            self._into(run, lambda: self.client.log_batch(run, tags=[RunTag(key, value) for key, value in more.items()]))
+            self._write(run, [RunTag(key, value) for key, value in more.items()])
             self._into(run, lambda: self.client.set_terminated(run, status=STATUS[state], end_time=end))
 
     def mark_front(self, number: int) -> None:
@@ -248,7 +266,7 @@ class Tracker:
         with self._timed():
             if params:
                 present = self.client.get_run(self.parent).data.params
-                self._log_params(self.parent, {k: v for k, v in params.items() if k not in present})
+                self._note_params(self.parent, {k: v for k, v in params.items() if k not in present})
             self._note(self.parent, metrics or {}, 0, int(time.time() * 1000))
             self.flush()
 

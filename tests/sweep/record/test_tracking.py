@@ -5,6 +5,7 @@ import socket
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from databases import tables_of, tables_stamped
@@ -120,8 +121,28 @@ def test_a_run_that_is_gone_for_ever_is_said_and_ends_nothing(
 def test_what_mlflow_refuses_in_a_run_that_is_there_is_an_error(store: MlflowClient, tmp_path: Path) -> None:
     one = tracker(store, "refused", tmp_path)
     one.start_trial(0, "000", {"loss.eta": 1.0})
+    one.flush()
+    one.start_trial(0, "000", {"loss.eta": 2.0})
     with pytest.raises(MlflowException, match="Changing param values is not allowed"):
-        one.start_trial(0, "000", {"loss.eta": 2.0})
+        one.flush()
+
+
+def test_a_trial_takes_four_requests_however_much_it_has_to_say(store: MlflowClient, tmp_path: Path) -> None:
+    one, asked = tracker(store, "requests", tmp_path), Counter[str]()
+
+    class Counted:
+        def __getattr__(self, name: str) -> Any:
+            asked[name] += 1
+            return getattr(store, name)
+
+    one.client = Counted()  # type: ignore[assignment]
+    run = one.start_trial(0, "000", {f"p{i}": i for i in range(150)}, earlier=False)
+    one.log(0, [{"epoch": e, "timestamp": e, **{f"m{i}": float(e) for i in range(40)}} for e in range(1, 31)])
+    one.end_trial(0, "complete", None, [], end=None)
+    assert asked == {"create_run": 1, "log_batch": 2, "set_terminated": 1}
+    found = store.get_run(run).data
+    assert len(found.params) == 150 and len(found.metrics) == 40 and found.tags["trial_state"] == "complete"
+    assert [m.step for m in store.get_metric_history(run, "m39")] == list(range(1, 31))
 
 
 def test_ends_are_told_apart(store: MlflowClient, tmp_path: Path) -> None:
