@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import ray
 
 from paraphrase.core.errors import InputError
 from paraphrase.sweep.settings.config import Resources
@@ -30,6 +31,7 @@ def test_a_server_that_hands_commands_on_is_no_cluster(address: str, what: str, 
 )
 def test_an_address_at_which_nothing_listens_is_said_soon(address: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_module, "OPENING", 0.1)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # as another test may have left it in this process
     told = f"^resources.address: no Ray cluster at {address}: .*{what}"
     with pytest.raises(InputError, match=told), cluster(Resources(address=address)):
         pass
