@@ -17,14 +17,12 @@ from paraphrase.core.home import home
 from paraphrase.core.terminal.console import waiting
 from paraphrase.sweep.record.client import open_client, quiet_mlflow
 from paraphrase.sweep.record.tracking import runs_of
-from paraphrase.sweep.record.views import SHARED_VIEW
+from paraphrase.sweep.record.views import MODE, SHARED_VIEW
 from paraphrase.sweep.settings.folder import ARTIFACTS, artifact_root, read_sweep, tracking_uri, without_password
 from paraphrase.sweep.study.results import load
 from paraphrase.sweep.study.study import identity_of
 
 START_SECONDS, END_SECONDS = 60.0, 3.0
-MODE = "workflowType=machine_learning"
-"""MLflow's pages of runs and charts; without it a browser shows those for language models first."""
 
 
 def free_port(first: int) -> int:

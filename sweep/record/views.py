@@ -11,6 +11,8 @@ from paraphrase.sweep.study.study import IDENTITY
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+MODE = "workflowType=machine_learning"
+"""Part of an address that has MLflow show runs and charts; without it a browser shows pages for language models first."""
 SHARED_VIEW = "mlflow.sharedViewState."
 """Prefix of the experiment tags in which MLflow's pages keep views that are shared by a link."""
 SEARCH = "search"

@@ -17,6 +17,7 @@ from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upl
 from optuna.trial import FrozenTrial
 
 from paraphrase.core.home import home
+from paraphrase.sweep.record.views import MODE
 from paraphrase.sweep.settings.config import SweepConfig
 from paraphrase.sweep.settings.folder import tracking_uri, trial_folder, without_password
 
@@ -52,7 +53,7 @@ def furnish(
 def _note(sweep: SweepConfig, trial: FrozenTrial, experiment: str) -> str:
     uri = tracking_uri(sweep)
     server = without_password(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
-    run = f"{server}/#/experiments/{experiment}/runs/{trial.user_attrs['mlflow_run']}"
+    run = f"{server}/#/experiments/{experiment}/runs/{trial.user_attrs['mlflow_run']}?{MODE}"
     also = "" if uri.startswith("http") else f" (while `paraphrase ui {sweep.name}` runs)"
     explainer = trial_folder(sweep.name, trial.number) / "explainer"
     return f"On the front. [Its run in MLflow]({run}){also}.\n\n`paraphrase explain --explainer {explainer}`"
