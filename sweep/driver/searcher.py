@@ -328,7 +328,7 @@ class StudySearcher(Searcher):
                 self._note(trial, result)
             if (ended or error) and len(trials) > 1:
                 self._separate(trials, self.first_of[trial_id])
-            elif error and self.forgiven(trial_id):
+            elif error and (self.forgiven(trial_id) or self.ended_early(trial_id)):
                 self._again(trials[0])
                 trials.clear()
             elif error:
@@ -345,8 +345,16 @@ class StudySearcher(Searcher):
 
     def forgiven(self, trial_id: str) -> bool:
         """Whether a trial's failure counts for nothing: its node was lost, which `MOST_LOST` times is none of its own."""
-        if not is_lost(last_failure(self.tune_trials.get(trial_id))):
-            return False
+        return is_lost(last_failure(self.tune_trials.get(trial_id))) and self._once_more(trial_id)
+
+    def ended_early(self, trial_id: str) -> bool:
+        """Whether Ray Tune ended a trial that has retries left: where a worker dies while it is handed from one trial to the next, it
+        counts that twice, and the second time the trial does not run any more.
+        """
+        tune_trial = self.tune_trials.get(trial_id)
+        return tune_trial is not None and tune_trial.should_recover() and self._once_more(trial_id)
+
+    def _once_more(self, trial_id: str) -> bool:
         for trial in self.live[trial_id]:
             self.lost[trial.number] = self.lost.get(trial.number, 0) + 1
         return all(self.lost[trial.number] <= MOST_LOST for trial in self.live[trial_id])

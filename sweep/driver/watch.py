@@ -39,6 +39,7 @@ class Watch(Callback):
                 self.strikes.began(trial.trial_id, ray.get(trial.temporary_state.ray_actor.node.remote(), timeout=NODE_SECONDS))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.searcher.tune_trials[trial.trial_id] = trial  # it may have failed before it started
         number = trial.config["number"]
         if self.searcher.forgiven(trial.trial_id):
             trial.max_failures += 1

@@ -298,7 +298,7 @@ def timed(command: list[str], home: Path) -> tuple[float, str]:
     """Seconds that a command takes, and what it prints."""
     environment = os.environ | {"PARAPHRASE_HOME": str(home), "PYTHONWARNINGS": "ignore", "MLFLOW_DISABLE_TELEMETRY": "true"}
     began = time.monotonic()
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    ran = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True)
     if ran.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {ran.returncode}:\n{ran.stdout[-3000:]}{ran.stderr[-6000:]}")
     return time.monotonic() - began, ran.stdout
@@ -319,7 +319,7 @@ def main() -> None:
             for name in ("data", "performers"):
                 shutil.copytree(arguments.home / name, home / name)
         timed([*command, "performer", "fit"], home)
-        base = [sys.executable, __file__, "--trials"]
+        base = [sys.executable, str(Path(__file__).resolve()), "--trials"]
         theirs, found = timed([*base, str(arguments.trials), "--rival", "careful"], home)
         print(f"careful script: {theirs:.0f} s for {arguments.trials} trials; {found.splitlines()[-1][:200]}", flush=True)
         sweep = ["sweep", "run", "menagerie", f"trials={arguments.trials}", "sampler=random", "start=[]"]

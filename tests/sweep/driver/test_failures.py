@@ -73,3 +73,16 @@ def test_a_lost_node_is_forgiven_so_often_and_no_more(tmp_path: Path, monkeypatc
     assert [searcher.forgiven("t") for _ in range(3)] == [True, True, False]
     searcher.tune_trials["t"] = trial_of(tmp_path, RayActorError(error_msg="The actor is dead: its worker process has died"))
     assert not searcher.forgiven("t") and searcher.lost == {7: 3}
+
+
+def test_a_trial_that_ray_tune_ended_with_retries_left_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that dies while it is handed on gives two failures at once; Ray Tune ends the trial at the second."""
+    monkeypatch.setattr(module, "MOST_LOST", 2)
+    died = RayActorError(error_msg="The actor is dead because its worker process has died.")
+    searcher = StudySearcher.__new__(StudySearcher)
+    searcher.tune_trials = {"t": trial_of(tmp_path, died, died)}
+    searcher.live, searcher.lost = {"t": [SimpleNamespace(number=7)]}, {}  # type: ignore[list-item]
+    searcher.tune_trials["t"].max_failures = 3
+    assert [searcher.ended_early("t") for _ in range(3)] == [True, True, False]
+    searcher.lost, searcher.tune_trials["t"].max_failures = {}, 1
+    assert not searcher.ended_early("t") and not searcher.ended_early("never started") and not searcher.lost
