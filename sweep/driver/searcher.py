@@ -348,8 +348,8 @@ class StudySearcher(Searcher):
         return is_lost(last_failure(self.tune_trials.get(trial_id))) and self._once_more(trial_id)
 
     def ended_early(self, trial_id: str) -> bool:
-        """Whether Ray Tune ended a trial that has retries left: where a worker dies while it is handed from one trial to the next,
-        it counts that twice, and the second time the trial does not run any more.
+        """Whether Ray Tune ended a trial that has retries left: where a worker dies while it is handed to the next trial, it
+        counts that twice, and the second time the trial does not run any more.
         """
         tune_trial = self.tune_trials.get(trial_id)
         return tune_trial is not None and tune_trial.should_recover() and self._once_more(trial_id)
