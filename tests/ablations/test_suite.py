@@ -191,7 +191,9 @@ def test_a_dry_run_of_a_suite_starts_nothing(furnished: Path) -> None:
     assert not (furnished / "sweeps").exists()
 
 
-def test_a_dry_run_of_a_suite_fits_nothing(home: Path) -> None:
+def test_a_dry_run_of_a_suite_fits_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    monkeypatch.setenv("PARAPHRASE_HOME", str(home))
     plan = paraphrase_here("ablate", *QUICK, "--ablations", "no_filter_loss,half_widths", "--dry-run")
     assert plan.returncode == 0 and "trials: 24, proposed by grid" in plan.stdout, plan.stderr
     assert "cost: not known before the cache is there" in plan.stdout
