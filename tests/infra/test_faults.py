@@ -302,13 +302,13 @@ def test_18_one_request_in_ten_that_fails_is_made_again(servers: Local) -> None:
     try:
         recorder = recorder_of(servers, "overloaded", f"http://127.0.0.1:{proxy.port}")
         proxy.answer_one_in(10, ERRORS)
-        for number in range(12):
+        for number in range(20):
             record(recorder, number)
         recorder.close()
         assert proxy.answered >= 6
     finally:
         proxy.close()
-    check_record(servers, "overloaded", 12)
+    check_record(servers, "overloaded", 20)
 
 
 def test_19_a_password_that_changes_in_the_middle_is_waited_for(servers: Local, capsys: pytest.CaptureFixture[str]) -> None:
