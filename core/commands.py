@@ -16,7 +16,7 @@ from paraphrase.core.config import Config, config_of, to_mapping
 from paraphrase.core.errors import InputError
 from paraphrase.core.explainer.checkpoint import ABOUT, load_explainer
 from paraphrase.core.features.obtain import open_cache
-from paraphrase.core.files import fit_for_folder, regular
+from paraphrase.core.files import fit_for_folder, read_text
 from paraphrase.core.home import home
 from paraphrase.core.measure.attribution import SIDES, Subject, open_subject
 from paraphrase.core.measure.evaluation import baseline
@@ -223,7 +223,7 @@ def _probable(probabilities: Tensor, cache: FeatureCache) -> dict[str, float]:
 
 def _wrong(subject: Subject, folder: Path) -> list[str]:
     """What is plainly wrong with an explainer or its performer, in lines."""
-    metrics, meta = json.loads(regular(folder / ABOUT).read_text(encoding="utf-8")).get("metrics", {}), subject.cache.meta
+    metrics, meta = json.loads(read_text(folder / ABOUT)).get("metrics", {}), subject.cache.meta
     of_performer = performer_verdict(subject.cache.accuracy(), len(meta["categories"]), len(subject.cache.test.labels))
     return [*verdicts(metrics, {}), *([of_performer] if of_performer else [])]
 

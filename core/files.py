@@ -107,7 +107,7 @@ def regular(path: Path) -> Path:
         InputError: if it is a pipe, a device or a folder, which to open may never end.
     """
     if path.exists() and not path.is_file():
-        raise InputError(f"{path}: is {'a folder' if path.is_dir() else 'no regular file'}")
+        raise InputError(f"{path}: is {'a folder' if path.is_dir() else 'no regular file'}; expected a file")
     return path
 
 
@@ -117,10 +117,8 @@ def read_text(path: Path) -> str:
     Raises:
         InputError: names the file and says why it cannot be read.
     """
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: is {'a folder' if path.is_dir() else 'no regular file'}; expected a text file")
     try:
-        return path.read_text(encoding="utf-8")
+        return regular(path).read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise InputError(f"{path}: is not a UTF-8 text") from None
     except OSError as error:

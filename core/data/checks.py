@@ -22,7 +22,7 @@ from PIL import ExifTags, Image
 
 from paraphrase.core.cores import cores
 from paraphrase.core.data.records import FORMATS, WHOLE_IMAGE, Record, to_rgb
-from paraphrase.core.files import regular
+from paraphrase.core.files import read_text
 from paraphrase.core.home import home
 from paraphrase.core.terminal.progress import counted
 
@@ -181,7 +181,7 @@ def _memory_file(paths: list[Path]) -> Path:
 
 def _recall(memory: Path) -> dict[str, list]:
     try:
-        content = json.loads(regular(memory).read_text(encoding="utf-8"))
+        content = json.loads(read_text(memory))
     except (OSError, ValueError):
         return {}
     if not isinstance(content, dict) or content.get("rules") != _rules():

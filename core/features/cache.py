@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from paraphrase.core.device import memory_bytes
 from paraphrase.core.errors import InputError, first_line
-from paraphrase.core.files import file_hash, regular
+from paraphrase.core.files import file_hash, read_text, regular
 from paraphrase.core.home import home
 from paraphrase.core.pooling import build_module
 from paraphrase.core.rest import Rest
@@ -146,7 +146,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
         InputError: if that cannot be read.
     """
     try:
-        meta = json.loads(regular(folder / META).read_text(encoding="utf-8"))
+        meta = json.loads(read_text(folder / META))
         if meta["key"] and meta["files"] and meta["images"]:
             return meta
     except (OSError, ValueError, TypeError, KeyError):

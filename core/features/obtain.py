@@ -11,7 +11,7 @@ from paraphrase.core.config import Config, to_mapping
 from paraphrase.core.data.folders import walk
 from paraphrase.core.errors import InputError
 from paraphrase.core.features.cache import META, VERSION, FeatureCache, caches, load_cache, read_meta, remove_cache, verify_cache
-from paraphrase.core.files import regular, write_atomically
+from paraphrase.core.files import read_text, write_atomically
 from paraphrase.core.home import hide_home
 from paraphrase.core.terminal.console import say
 
@@ -53,7 +53,7 @@ def open_cache(config: Config, progress: bool = True) -> FeatureCache:
 def built_cache(config: Config) -> Path | None:
     """The folder of a configuration's cache if it is there and what it was built from has not changed."""
     try:
-        remembered = json.loads(regular(_note(config)).read_text(encoding="utf-8"))
+        remembered = json.loads(read_text(_note(config)))
         folder, fresh = caches() / remembered["key"], remembered["stamp"] == _stamp(config, remembered["files"])
     except (OSError, ValueError, TypeError, KeyError):  # not there, or damaged: it is found out again
         return None

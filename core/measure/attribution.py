@@ -22,7 +22,7 @@ from paraphrase.core.errors import InputError, first_line
 from paraphrase.core.explainer.checkpoint import ABOUT, load_explainer
 from paraphrase.core.explainer.network import Explainer
 from paraphrase.core.features.cache import META, FeatureCache, caches, load_cache
-from paraphrase.core.files import regular
+from paraphrase.core.files import read_text
 from paraphrase.core.measure.alike import groups_alike
 from paraphrase.core.measure.evaluation import filter_scores, performer_peaks, test_peaks
 from paraphrase.core.measure.filters import Peaks
@@ -286,7 +286,7 @@ def open_subject(folder: Path) -> Subject:
     """
     explainer, file = load_explainer(folder).replicate(0).requires_grad_(False), folder / ABOUT
     try:
-        about = json.loads(regular(file).read_text(encoding="utf-8"))
+        about = json.loads(read_text(file))
         config, place = from_mapping(Config, about["config"]), caches() / about["performer"]["key"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paraphrase.core.features.cache import FeatureCache, ReadAhead, Split
-from paraphrase.core.files import regular, write_atomically
+from paraphrase.core.files import read_text, write_atomically
 from paraphrase.core.measure.filters import Peaks, peaks_of
 
 HIDDEN, EPOCHS, BATCH, RATE = 64, 12, 64, 3e-3
@@ -72,7 +72,7 @@ def _peaks(network: nn.Module, split: Split, scale: Tensor, cache: FeatureCache)
 def kept_ceiling(cache: FeatureCache) -> dict[str, float] | None:
     """What was measured of this cache before; None if nothing was, or it cannot be read."""
     try:
-        return json.loads(regular(cache.folder / KEPT).read_text(encoding="utf-8"))
+        return json.loads(read_text(cache.folder / KEPT))
     except (OSError, ValueError):
         return None
 

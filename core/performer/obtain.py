@@ -17,7 +17,6 @@ from paraphrase.core.config import Config, to_mapping
 from paraphrase.core.data import Dataset
 from paraphrase.core.device import choose_device
 from paraphrase.core.errors import InputError
-from paraphrase.core.files import regular
 from paraphrase.core.foreign import source_of
 from paraphrase.core.home import home
 from paraphrase.core.performer.fit import accuracy_of, fit, load_crops
@@ -44,7 +43,7 @@ def fit_folder(config: Config, dataset: Dataset) -> Path:
     parts["input_size"] = config.performer.input_size or published(config.performer.arch).size
     file = Path(config.performer.weights)
     if file.is_file():
-        parts["weights"] = hashlib.sha256(regular(file).read_bytes()).hexdigest()
+        parts["weights"] = hashlib.sha256(file.read_bytes()).hexdigest()
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
     return home() / "performers" / f"{config.performer.arch.replace(':', '.')}-{dataset.name}-{key}"
 

@@ -19,7 +19,7 @@ from paraphrase.core.device import autocast_for
 from paraphrase.core.errors import InputError
 from paraphrase.core.explainer.checkpoint import ABOUT, load_explainer
 from paraphrase.core.features.cache import FeatureCache
-from paraphrase.core.files import regular
+from paraphrase.core.files import read_text
 from paraphrase.core.measure.alike import groups_alike
 from paraphrase.core.measure.attribution import PerformerPath
 from paraphrase.core.measure.evaluation import filter_scores, gather, performer_peaks
@@ -105,7 +105,7 @@ def draw_side_by_side(config: Config, cache: FeatureCache, explainers: Mapping[s
         out: the PNG file.
     """
     left, right = (view_explainer(folder, cache) for folder in explainers.values())
-    seeds = {json.loads(regular(Path(folder) / ABOUT).read_text(encoding="utf-8"))["seeds"][0] for folder in explainers.values()}
+    seeds = {json.loads(read_text(Path(folder) / ABOUT))["seeds"][0] for folder in explainers.values()}
     sides = dict(zip(explainers, pair_up(left, right, cache, same_start=len(seeds) == 1), strict=True))
     return _draw(sides, load_dataset(config.data).test, cache.meta, Path(out))
 

@@ -70,11 +70,9 @@ def draw_gallery(config: Config, cache: FeatureCache, folder: str | Path, out: s
         "field": meta["receptive_field"],
     }
     environment = Environment(loader=PackageLoader("paraphrase.core.pictures"), autoescape=True, undefined=StrictUndefined)
-    number = Path(folder).resolve().parent.name  # of a trial
-    title = f"Filters of trial {number}" if number.isdigit() else "Filters"
     lead = f"{len(rows)} filters on the test images of {meta['dataset']}, seen through {meta['performer']}"
     # a script ends at the first </, whatever stands around it
-    page = environment.get_template("gallery.html").render(title=title, lead=lead, data=json.dumps(data).replace("</", "<\\/"))
+    page = environment.get_template("gallery.html").render(lead=lead, data=json.dumps(data).replace("</", "<\\/"))
     write_atomically(Path(out), page)
     return Path(out)
 

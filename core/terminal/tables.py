@@ -18,7 +18,8 @@ def brief(value: float | None, error: float | None = None) -> str:
     """A metric in four digits and few characters, for the screen: `.0320`, `3.818`, `-` where it is not defined."""
     if value is None or math.isnan(value):
         return "-"
-    text = f"{value:.4f}".replace("0.", ".", 1) if abs(value) < 0.99995 else f"{value:#.4g}"
+    text = format_value(value)
+    text = text.replace("0.", ".", 1) if abs(value) < 0.99995 else text
     return text + (f" ±{brief(error)}" if error is not None else "")
 
 

@@ -355,6 +355,7 @@ class StudySearcher(Searcher):
         return tune_trial is not None and tune_trial.should_recover() and self._once_more(trial_id)
 
     def _once_more(self, trial_id: str) -> bool:
+        """Count that it is no fault of its own; whether that was so few times that it goes on."""
         for trial in self.live[trial_id]:
             self.lost[trial.number] = self.lost.get(trial.number, 0) + 1
         return all(self.lost[trial.number] <= MOST_LOST for trial in self.live[trial_id])

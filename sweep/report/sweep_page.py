@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from paraphrase.core.files import regular
+from paraphrase.core.files import read_text
 from paraphrase.sweep.record.client import open_client
 from paraphrase.sweep.record.facts import facts
 from paraphrase.sweep.record.tracking import runs_of
@@ -160,7 +160,7 @@ def _record(runs: Sequence[Run], study: optuna.Study, front: Sequence[FrozenTria
 def _facts(folder: Path) -> dict[str, Any]:
     """Versions and hardware as the driver noted them at the end of the sweep, else those of this process."""
     with suppress(OSError, ValueError, TypeError, KeyError):  # not there, or damaged
-        noted = json.loads(regular(folder / "facts.json").read_text(encoding="utf-8"))
+        noted = json.loads(read_text(folder / "facts.json"))
         return noted | {"when": f"As they were when the budget was spent, {noted['time']}."}
     now = facts()
     return now | {"when": f"These are of the process that wrote this page, {now['time']}, as the driver has noted none."}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from paraphrase.core.errors import InputError, first_line
-from paraphrase.core.files import file_hash, regular, replace_file
+from paraphrase.core.files import file_hash, read_text, replace_file
 from paraphrase.sweep.patience import OutOfPatience, patiently
 
 MANIFEST = "MANIFEST.json"
@@ -205,7 +205,7 @@ def describe_files(folder: Path, files: list[Path]) -> dict[str, dict[str, Any]]
 def check_files(folder: Path) -> None:
     """Raises Damaged if a folder on this machine is not what its manifest says."""
     try:
-        about = json.loads(regular(folder / MANIFEST).read_text(encoding="utf-8"))
+        about = json.loads(read_text(folder / MANIFEST))
         for name, wanted in about.items():
             if (folder / name).stat().st_size != wanted["bytes"] or file_hash(folder / name) != wanted["sha256"]:
                 raise Damaged(f"{folder / name}: is not what was written")

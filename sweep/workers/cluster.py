@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import stat
 import tempfile
 import threading
@@ -22,6 +21,7 @@ from paraphrase.core.terminal.console import say, waiting
 from paraphrase.sweep.patience import OPENING, OutOfPatience, patiently
 from paraphrase.sweep.settings.config import Resources, SweepConfig
 from paraphrase.sweep.store.caches import open_scratch
+from paraphrase.sweep.workers.head import knock
 
 OBJECT_STORE = 256 * 2**20  # bytes; results are small, and nothing else goes through the store
 
@@ -82,12 +82,13 @@ def _reach(address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ConnectionError("expected host:port, or auto")
-
-    def knock() -> None:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=OPENING).close()
-
     try:
-        patiently(knock, f"the Ray cluster at {address}", lambda error: isinstance(error, OSError), patience=OPENING)
+        patiently(
+            lambda: knock(address, OPENING),
+            f"the Ray cluster at {address}",
+            lambda error: isinstance(error, OSError),
+            patience=OPENING,
+        )
     except OutOfPatience as error:
         raise ConnectionError(str(error)) from None
 

@@ -32,13 +32,16 @@ def watched(address: str, end: Callable[[], None] = _end, look: float = LOOK, go
         look: seconds between two looks.
         gone: seconds without an answer.
     """
-    host, _, port = address.rpartition(":")
     over = threading.Event()
 
     def watch() -> None:
         silent = 0.0
         while not over.wait(look):
-            silent = 0.0 if _answers(host.strip("[]"), int(port), look) else silent + look
+            try:
+                knock(address, look)
+                silent = 0.0
+            except OSError:
+                silent += look
             if silent >= gone:
                 say(f"the Ray cluster at {address} has not answered for {duration(gone)}; the same command goes on later")
                 return end()
@@ -50,9 +53,14 @@ def watched(address: str, end: Callable[[], None] = _end, look: float = LOOK, go
         over.set()
 
 
-def _answers(host: str, port: int, patience: float) -> bool:
-    try:
-        socket.create_connection((host, port), patience).close()
-    except OSError:
-        return False
-    return True
+def knock(address: str, patience: float) -> None:
+    """
+    Args:
+        address: host:port of a head.
+        patience: seconds.
+
+    Raises:
+        OSError: if nobody answers there.
+    """
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), patience).close()

@@ -35,7 +35,7 @@ FILES = {
     "mlflow.db": "show report plan delete",
 }
 """Files of a home, and what reads them."""
-DAMAGE = {
+REWRITTEN: dict[str, Callable[[bytes], bytes]] = {
     "emptied": lambda content: b"",
     "cut": lambda content: content[: len(content) // 2],
     "garbage": lambda content: b"\xff\x00garbage" * 40,
@@ -44,7 +44,13 @@ DAMAGE = {
     ),
     "other JSON": lambda content: b'{"a": [1, null]}',
 }
-REPLACED: dict[str, Callable[[Path], object]] = {"gone": lambda file: None, "a folder": Path.mkdir, "a pipe": os.mkfifo}
+DAMAGE: dict[str, Callable[[Path, bytes], object]] = {
+    **{name: lambda file, content, change=change: file.write_bytes(change(content)) for name, change in REWRITTEN.items()},
+    "gone": lambda file, content: None,
+    "a folder": lambda file, content: file.mkdir(),
+    "a pipe": lambda file, content: os.mkfifo(file),
+}
+"""What is put in a file's place."""
 COMMANDS = {
     "show": ["sweep", "show", "damaged"],
     "export": ["sweep", "export", "damaged"],
@@ -74,17 +80,15 @@ def place(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     yield tmp_path / "home"
 
 
-@pytest.mark.parametrize("damage", [*DAMAGE, *REPLACED])
+@pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("what", FILES)
 def test_a_damaged_file_is_made_anew_or_named(place: Path, what: str, damage: str) -> None:
     files = sorted(place.glob(what))
     assert files, f"there is no {what}"
     for file in files:
-        if damage in DAMAGE:
-            file.write_bytes(DAMAGE[damage](file.read_bytes()))
-        else:
-            file.unlink()
-            REPLACED[damage](file)
+        content = file.read_bytes()
+        file.unlink()
+        DAMAGE[damage](file, content)
     for name in FILES[what].split():
         if name in SLOW and damage not in FOR_SLOW:
             continue

@@ -22,7 +22,7 @@ from paraphrase.core.data.folders import as_it_is_named, left_behind, split_of
 from paraphrase.core.data.protocol import climbs_out, draw_test
 from paraphrase.core.data.records import Landmark, Record, Source
 from paraphrase.core.errors import InputError
-from paraphrase.core.files import regular
+from paraphrase.core.files import read_text
 
 WHERE = "expected a folder with annotations/*.json (COCO keypoints) and images/"
 Id = int | float | str
@@ -127,7 +127,7 @@ def _read(file: Path) -> dict[str, Any] | None:
         InputError: names the file, and the category or image if one of them is damaged.
     """
     try:
-        content = json.loads(regular(file).read_text(encoding="utf-8"))
+        content = json.loads(read_text(file))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file}: cannot be read as JSON ({error})") from None
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):

@@ -28,7 +28,7 @@ from paraphrase.core.data.drawn.animals import CATEGORIES, LANDMARKS
 from paraphrase.core.data.drawn.scenes import draw_animal, draw_background
 from paraphrase.core.data.records import WHOLE_IMAGE, Record, Source
 from paraphrase.core.errors import InputError
-from paraphrase.core.files import name_folder, regular
+from paraphrase.core.files import name_folder, read_text
 from paraphrase.core.home import home
 from paraphrase.core.terminal.progress import bar
 
@@ -177,7 +177,7 @@ def _write_index(folder: Path, counts: dict[str, int], workers: int) -> None:
 def _read_index(folder: Path, counts: dict[str, int]) -> dict[str, list[Record]]:
     """The records of both splits."""
     try:
-        content = json.loads(regular(folder / INDEX).read_text(encoding="utf-8"))
+        content = json.loads(read_text(folder / INDEX))
         return {split: [_record(folder, split, i, content[split][i]) for i in range(counts[split])] for split in SPLITS}
     except (OSError, ValueError, KeyError, IndexError, TypeError):
         raise InputError(f"{folder / INDEX}: damaged; remove the folder, and it is drawn again") from None

@@ -22,7 +22,7 @@ from paraphrase.core.data.folders import left_behind
 from paraphrase.core.data.protocol import draw_test
 from paraphrase.core.data.records import Landmark, Record, Source
 from paraphrase.core.errors import InputError
-from paraphrase.core.files import regular, write_atomically
+from paraphrase.core.files import read_text, write_atomically
 from paraphrase.core.home import home
 
 ANIMALS = ("bird", "cat", "cow", "dog", "horse", "sheep")
@@ -110,7 +110,7 @@ def _read_all(folder: Path, files: list[Path]) -> list[tuple[Path, list[Found] |
 def _kept(file: Path) -> dict[str, Any]:
     """What was kept; nothing if that is not there or damaged."""
     try:
-        kept = json.loads(regular(file).read_text(encoding="utf-8"))
+        kept = json.loads(read_text(file))
     except (OSError, ValueError):
         return {}
     sound = isinstance(kept, dict) and all(isinstance(e, dict) and {"stamp", "objects"} <= e.keys() for e in kept.values())
