@@ -34,7 +34,6 @@ LOOK_SECONDS = 5.0
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # the raylet's paragraph about each dead worker; we say it in a line
-    "RAY_NUM_REDIS_GET_RETRIES": "1",  # of 40 s each, where something else than a head listens at its address
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
@@ -75,8 +74,10 @@ def _reach(address: str) -> None:
     """Wait a little for a head that is just starting.
 
     Raises:
-        ConnectionError: if nothing listens there, for which Ray itself would wait much longer.
+        ConnectionError: if nothing listens there, or something else, for which Ray itself would wait much longer.
     """
+    import ray
+
     if address == "auto":
         return
     host, _, port = address.rpartition(":")
@@ -89,7 +90,8 @@ def _reach(address: str) -> None:
             lambda error: isinstance(error, OSError),
             patience=OPENING,
         )
-    except OutOfPatience as error:
+        ray._raylet.GcsClient(address=address)  # type: ignore[attr-defined]  # as `ray health-check` does
+    except (OutOfPatience, ray.exceptions.RayError) as error:
         raise ConnectionError(str(error)) from None
 
 
@@ -134,14 +136,27 @@ def _field(resources: Resources) -> str:
 
 
 @contextmanager
-def _keeping_sigterm() -> Iterator[None]:
-    """Ray has SIGTERM end the process at once; what was to happen then still shall."""
-    before = signal.getsignal(signal.SIGTERM)
+def _deferring_sigterm() -> Iterator[None]:
+    """Let a SIGTERM that comes meanwhile do afterwards what it would have done.
+
+    Ray puts a handler of its own in place, which ends the process from wherever it is: if that is a hook of a fork, of which
+    there are many while Ray starts, Python drops the exception, and the process goes on with a lock that nobody releases.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    from ray._private import utils
+
+    came: list[int] = []
+    before, theirs = signal.signal(signal.SIGTERM, lambda number, _: came.append(number)), utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
+        utils.set_sigterm_handler = theirs
+        signal.signal(signal.SIGTERM, before)
+        if came:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager
@@ -159,7 +174,7 @@ def cluster(resources: Resources) -> Iterator[None]:
     try:
         own = not ray.is_initialized()  # a notebook may be connected already
         if own:
-            with waiting("connecting to the cluster" if address else "starting Ray"), _keeping_sigterm():
+            with waiting("connecting to the cluster" if address else "starting Ray"), _deferring_sigterm():
                 _connect(address)
     except ConnectionError as error:
         raise InputError(f"{_field(resources)}: no Ray cluster at {address}: {first_line(error)}") from None

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,18 @@ except KeyboardInterrupt:
     run = [sys.executable, "-c", code]
     ran = subprocess.run(run, capture_output=True, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, inherited))
     assert ran.stdout == "interrupted\n", ran.stderr
+
+
+def test_sigterm_while_ray_starts_ends_the_driver_with_130(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    run, log = command("sweep", "run", str(small_sweep(tmp_path, "told"))), tmp_path / "log"
+    with log.open("w") as out:
+        driver = subprocess.Popen(run, stderr=out, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    until(lambda: "0 of 4 trials done" in log.read_text(), driver, log)
+    time.sleep(0.5)
+    driver.send_signal(signal.SIGTERM)
+    assert driver.wait(PATIENCE) == 130
+    assert "Exception ignored" not in log.read_text() and "Traceback" not in log.read_text()
 
 
 def test_a_study_that_is_gone_is_said_and_not_begun_again(home: Path, tmp_path: Path) -> None:
