@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paraphrase.core.config import Config, config_of, to_mapping
+from paraphrase.core.data import load_dataset
 from paraphrase.core.errors import InputError
 from paraphrase.core.explainer.checkpoint import ABOUT, load_explainer
 from paraphrase.core.features.obtain import open_cache
@@ -91,7 +92,7 @@ def train(
         InputError: if anything is bad, or the folder holds an explainer already.
         TrainingEnded: if the run cannot go on; the message is the reason, and says which checkpoint is kept.
     """
-    from paraphrase.core.pictures.filters_page import draw_filters
+    from paraphrase.core.pictures.filters_page import draw_filters, view_explainer
     from paraphrase.core.pictures.gallery import draw_gallery
 
     config = config_of(config, overrides)
@@ -114,8 +115,9 @@ def train(
     training.save_explainer(out)
     with waiting("measuring and drawing"):
         rows = {**baseline(cache), "explainer": training.history[-1]}
-        page = draw_filters(config, cache, out, out / "filters.png")
-        gallery = draw_gallery(config, cache, out, out / "gallery.html")
+        seen = view_explainer(out, cache), load_dataset(config.data).test, cache
+        page = draw_filters(*seen, out / "filters.png")
+        gallery = draw_gallery(*seen, out / "gallery.html")
     return Trained(out, rows, page, gallery)
 
 
@@ -246,6 +248,7 @@ def _checked(image: Path, box: Sequence[float] | None) -> Record:
 
 def _explain_test_split(folder: Path, wanted: Sequence[str] | None, out: Path) -> Explained:
     from paraphrase.core.pictures.explain_page import all_names, explain_test, names_by_share
+    from paraphrase.core.pictures.filters_page import view_explainer
     from paraphrase.core.pictures.gallery import draw_gallery
 
     with waiting("explaining the test images"):
@@ -269,7 +272,8 @@ def _explain_test_split(folder: Path, wanted: Sequence[str] | None, out: Path) -
             table.append([f"{categories[c]}, {side}", *cells, str(mean.images)])
     pages = _draw_split(subject, averages, wanted, out)
     with waiting("drawing the filters"):
-        gallery = draw_gallery(subject.config, subject.cache, folder, out / "gallery.html")
+        seen = view_explainer(folder, subject.cache), subject.dataset.test, subject.cache
+        gallery = draw_gallery(*seen, out / "gallery.html")
     faithful, lines = {}, []
     for side, about in averages.faithful.items():
         names, steps = averages.groups[side].names, [str(k) for k in range(len(about.parts))]

@@ -19,7 +19,7 @@ from paraphrase.ablations.results import DIMENSION, HEADER, comparisons, rows_of
 from paraphrase.core.files import write_atomically
 from paraphrase.core.measure.metrics import LOWER_IS_BETTER
 from paraphrase.core.terminal.tables import latex_table, markdown_table, text_table
-from paraphrase.sweep.record.client import reach
+from paraphrase.sweep.record.client import connect, reach
 from paraphrase.sweep.record.tracking import log_to_parent
 from paraphrase.sweep.record.views import share_view
 from paraphrase.sweep.report.page import Figure, Section, Table, format_cell
@@ -60,7 +60,7 @@ def write_suite_report(name: str) -> str:
     assert study is not None  # of which the tables are
     log_to_parent(tracking_uri(sweep), sweep.experiment, identity_of(study), [*written.files, page])
     arranged = sweep.experiment, identity_of(study), sweep.objectives, (), DIMENSION
-    reach(tracking_uri(sweep), lambda client: share_view(client, *arranged))
+    reach(tracking_uri(sweep), lambda uri: share_view(connect(uri), *arranged))
     return written.text
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,24 +71,24 @@ class Viewed(NamedTuple):
         return self.peaks.values.float().mean(0) if self.filters.worth is None else self.filters.worth
 
 
-def draw_filters(config: Config, cache: FeatureCache, folder: str | Path, out: str | Path) -> Path:
-    """Draw the page of a saved explainer (of its first replicate) beside the performer's own filters to a PNG file.
+def draw_filters(explainer: Viewed, records: Sequence[Record], cache: FeatureCache, out: str | Path) -> Path:
+    """Draw the page of an explainer beside the performer's own filters to a PNG file.
 
     Args:
-        config: names the data set, whose test images are read again.
+        explainer: from `view_explainer`.
+        records: of the test images, which are read again.
         cache: of the performer.
-        folder: of the explainer.
         out: the PNG file.
     """
     views = {
-        "interpretable filters of the explainer": view_explainer(folder, cache),
+        "interpretable filters of the explainer": explainer,
         f"filters of the performer ({cache.meta['performer']})": _view_performer(cache),
     }
     sides = {}
     for title, view in views.items():
         groups = _best_groups(view, cache)
         sides[title] = [_show_group(view, group, cache) for group in groups]
-    return _draw(sides, load_dataset(config.data).test, cache.meta, Path(out))
+    return _draw(sides, records, cache.meta, Path(out))
 
 
 def draw_side_by_side(config: Config, cache: FeatureCache, explainers: Mapping[str, str | Path], out: str | Path) -> Path:
@@ -225,7 +225,7 @@ def _show(view: Viewed, f: int, images: Tensor, cache: FeatureCache) -> Shown:
     return Shown(title, images.tolist(), view.peaks.positions[images, f].numpy(), maps)
 
 
-def _draw(sides: dict[str, list[Shown]], records: list[Record], meta: dict[str, Any], out: Path) -> Path:
+def _draw(sides: dict[str, list[Shown]], records: Sequence[Record], meta: dict[str, Any], out: Path) -> Path:
     """Both sides next to each other: a row a filter, a column an image."""
     rows = max(1, *(len(side) for side in sides.values()))
     figure, axes = pyplot().subplots(1, len(sides), figsize=(len(sides) * (IMAGES + 1.2), rows + 0.6), layout="constrained")

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from paraphrase.core.config import Config
-from paraphrase.core.data import load_dataset
-from paraphrase.core.data.records import crop
+from paraphrase.core.data.records import Record, crop
 from paraphrase.core.features.cache import FeatureCache
 from paraphrase.core.files import write_atomically
 from paraphrase.core.measure.alike import groups_alike
 from paraphrase.core.measure.filter_table import filter_rows
-from paraphrase.core.pictures.filters_page import by_stability, view_explainer
+from paraphrase.core.pictures.filters_page import Viewed, by_stability
 
 IMAGES = 6
 """Test images of each filter: those that fire it most."""
@@ -25,13 +24,13 @@ SIDE = 112
 """Most pixels of an image's side."""
 
 
-def draw_gallery(config: Config, cache: FeatureCache, folder: str | Path, out: str | Path) -> Path:
-    """Write the gallery of a saved explainer (of its first replicate).
+def draw_gallery(view: Viewed, records: Sequence[Record], cache: FeatureCache, out: str | Path) -> Path:
+    """Write the gallery of an explainer.
 
     Args:
-        config: names the data set, whose test images are read again.
+        view: of the explainer, from `view_explainer`.
+        records: of the test images, which are read again.
         cache: of the performer.
-        folder: of the explainer.
         out: the HTML file.
 
     Raises:
@@ -39,7 +38,7 @@ def draw_gallery(config: Config, cache: FeatureCache, folder: str | Path, out: s
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    view, meta = view_explainer(folder, cache), cache.meta
+    meta = cache.meta
     rows = filter_rows(view.filters, meta["landmarks"], meta["categories"])
     for group in groups_alike(view.filters.peaks, meta["input_size"], by_stability(view)):
         for f in group:
@@ -60,7 +59,6 @@ def draw_gallery(config: Config, cache: FeatureCache, folder: str | Path, out: s
             if peaks.values[i, f] > 0
         ]
         shown.append(row | {"tiles": tiles})
-    records = load_dataset(config.data).test
     data = {
         "filters": shown,
         "images": {i: _encoded(crop(records[i], meta["input_size"])[0]) for i in used.tolist()},

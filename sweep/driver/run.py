@@ -7,11 +7,11 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 
@@ -21,10 +21,11 @@ from paraphrase.core.terminal.console import say, waiting
 from paraphrase.sweep.driver.progress import Progress
 from paraphrase.sweep.driver.session import Session
 from paraphrase.sweep.patience import OPENING, PATIENCE, OutOfPatience
-from paraphrase.sweep.record.client import open_client, open_experiment, reach
+from paraphrase.sweep.process import Process
+from paraphrase.sweep.record.client import connect, import_mlflow, opened, reach
 from paraphrase.sweep.record.described import data_of, parent_tags, sweep_params, tags_of
 from paraphrase.sweep.record.recorder import Recorder
-from paraphrase.sweep.record.tracking import Tracker, delete_runs, system_metrics
+from paraphrase.sweep.record.tracking import Tracker, delete_runs, make_tracker, system_metrics
 from paraphrase.sweep.settings.config import SweepConfig, drop_landmark_metrics
 from paraphrase.sweep.settings.folder import (
     SWEEP,
@@ -77,9 +78,6 @@ from paraphrase.sweep.workers.head import watched
 from paraphrase.sweep.workers.nodes import check_nodes, refuse_sqlite
 from paraphrase.sweep.workers.tasks import Tasks
 
-if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
-
 MOST_PENDING = 1000
 """Most trials that Ray is asked to find a place for at once."""
 
@@ -97,11 +95,13 @@ def run_sweep(sweep: SweepConfig) -> None:
             refuse_existing(sweep)
             if sweep.warm_start:
                 _open_source(sweep.warm_start)
-            open_client(tracking_uri(sweep), OPENING)
-            with _place(sweep) as tasks:
-                _prepare(sweep, tasks)
-                keep_sweep(sweep)
-                _drive(sweep, tasks)
+            with _writing() as process:
+                process.answer()
+                opened(tracking_uri(sweep), lambda uri: process.keep(connect, uri), OPENING)
+                with _place(sweep) as tasks:
+                    _prepare(sweep, tasks)
+                    keep_sweep(sweep)
+                    _drive(sweep, tasks, process)
         except BaseException:
             if not (sweep_folder(sweep.name) / SWEEP).exists():
                 shutil.rmtree(sweep_folder(sweep.name))
@@ -130,9 +130,18 @@ def resume_sweep(name: str, trials: int | None = None, changes: dict[str, Any] |
         refuse_lost_study(sweep, PATIENCE)
         if trials is not None or changes:
             keep_sweep(sweep)
-        with _place(sweep) as tasks:
+        with _writing() as process, _place(sweep) as tasks:
             _prepare(sweep, tasks)
-            _drive(sweep, tasks, SECONDS + 5, failed_again)
+            process.answer()
+            _drive(sweep, tasks, process, SECONDS + 5, failed_again)
+
+
+@contextmanager
+def _writing() -> Iterator[Process]:
+    """The process that writes to MLflow; its first answer says that it is ready to."""
+    with closing(Process("writes to MLflow")) as process:
+        process.begin(import_mlflow)
+        yield process
 
 
 @contextmanager
@@ -166,12 +175,13 @@ def _prepare(sweep: SweepConfig, tasks: Tasks) -> None:
         say(f"no landmarks: optimising {' and '.join(sweep.objectives)}")
 
 
-def _drive(sweep: SweepConfig, tasks: Tasks, wait: float = 0.0, failed_again: bool = False) -> None:
+def _drive(sweep: SweepConfig, tasks: Tasks, process: Process, wait: float = 0.0, failed_again: bool = False) -> None:
     """Run trials until the budget is spent, then write what belongs to the whole sweep.
 
     A server that is away for too long, or a driver that has taken the sweep over, interrupt it.
 
     Args:
+        process: writes to MLflow.
         wait: seconds to wait for the lease of a driver that may have been killed.
         failed_again: see `resume_sweep`.
     """
@@ -183,7 +193,7 @@ def _drive(sweep: SweepConfig, tasks: Tasks, wait: float = 0.0, failed_again: bo
             _warm_start(study, sweep)
             if failed_again:
                 say(f"sweep {sweep.name}: {retry_failed(study)} failed trials are tried again")
-            recorder = Recorder(_open_tracker(sweep, study, tasks.meta), lease.check if lease else lambda: None)
+            recorder = open_recorder(sweep, study, tasks.meta, process, lease.check if lease else lambda: None)
             try:
                 _run_to_the_end(Session(sweep, study, recorder, tasks, begin, study.user_attrs.get("seconds", 0.0)))
             finally:
@@ -200,15 +210,15 @@ def _run_to_the_end(session: Session) -> None:
         where = without_password(tracking_uri(sweep))
         say(f"sweep {sweep.name}: {done} of {budget(sweep)} trials done; results in {where}")
         try:
-            with system_metrics(tracking_uri(sweep), recorder.tracker.parent):
+            with system_metrics(tracking_uri(sweep), recorder.parent):
                 _run_trials(session)
         except Stopped:
-            recorder.now(lambda: recorder.tracker.end("FAILED", _logging_share(session)))
+            recorder.now(Tracker.end, "FAILED", _logging_share(session))
             raise
     session.save_seconds()
     missing = budget(sweep) - len(finished_trials(study))
     if missing > 0:
-        recorder.now(lambda: recorder.tracker.end("KILLED", _logging_share(session)))
+        recorder.now(Tracker.end, "KILLED", _logging_share(session))
         say(f"interrupted, {missing} trials to go; go on with `paraphrase sweep resume {sweep.name}`")
         return
     _finish(session)
@@ -234,12 +244,20 @@ def _open_source(name: str) -> tuple[SweepConfig, optuna.Study]:
     return source, open_study(source, storage_url(source))
 
 
-def _open_tracker(sweep: SweepConfig, study: optuna.Study, meta: dict[str, Any]) -> Tracker:
-    def opened(client: MlflowClient) -> Tracker:
-        experiment = open_experiment(client, sweep.experiment, artifact_root(sweep))
-        return Tracker(client, experiment, sweep.name, identity_of(study), tags_of(sweep, meta), parent_tags(sweep, meta))
+def open_recorder(
+    sweep: SweepConfig, study: optuna.Study, meta: Mapping[str, Any], process: Process, check: Callable[[], None] = lambda: None
+) -> Recorder:
+    """The recorder of a sweep, once MLflow is there.
 
-    return reach(tracking_uri(sweep), opened)
+    Args:
+        meta: of its cache.
+        process: that is to write.
+        check: see `Recorder`.
+    """
+    experiment = sweep.experiment, artifact_root(sweep)
+    of_sweep = sweep.name, identity_of(study), tags_of(sweep, meta), parent_tags(sweep, meta)
+    reach(tracking_uri(sweep), lambda uri: process.keep(make_tracker, uri, *experiment, *of_sweep))
+    return Recorder(process, tracking_uri(sweep), check)
 
 
 def _record_baseline(session: Session) -> None:
@@ -254,10 +272,9 @@ def _record_baseline(session: Session) -> None:
             session.study.set_user_attr("performer_verdict", verdict)
         session.study.set_user_attr("baseline", rows)
     metrics = {f"{row}/{metric}": value for row, values in rows.items() for metric, value in values.items()}
-    tracker = session.recorder.tracker
-    session.recorder.now(lambda: tracker.log_parent(metrics, sweep_params(session.sweep)))
-    session.recorder.now(lambda: tracker.log_data(data_of(session.sweep.base_config(), session.tasks.meta)))
-    session.recorder.now(lambda: tracker.log_text(yaml_of(shown(session.sweep)), SWEEP))
+    session.recorder.now(Tracker.log_parent, metrics, sweep_params(session.sweep))
+    session.recorder.now(Tracker.log_data, data_of(session.sweep.base_config(), session.tasks.meta))
+    session.recorder.now(Tracker.log_text, yaml_of(shown(session.sweep)), SWEEP)
 
 
 def _run_trials(session: Session) -> None:
@@ -359,14 +376,14 @@ def _progress(session: Session) -> Progress:
 
 def _logging_share(session: Session) -> float:
     """Share of this session's time that was spent writing to MLflow, beside the trials."""
-    return session.recorder.tracker.seconds / max(time.monotonic() - session.begin, 1e-9)
+    return session.recorder.seconds / max(time.monotonic() - session.begin, 1e-9)
 
 
 def _finish(session: Session) -> None:
     """Figures, filter pages and the report, once for every budget."""
     share, ended, recorder = _logging_share(session), len(finished_trials(session.study)), session.recorder
     if session.study.user_attrs.get("reported") == ended:
-        recorder.now(lambda: recorder.tracker.end("FINISHED"))
+        recorder.now(Tracker.end, "FINISHED")
         say(f"sweep {session.sweep.name}: finished already; `--trials N` raises its budget")
     else:
         with waiting("drawing the report"):
@@ -374,7 +391,7 @@ def _finish(session: Session) -> None:
 
             write_report(session.sweep, session.study, recorder, session.tasks)
         session.save_seconds()
-        recorder.now(lambda: recorder.tracker.end("FINISHED", share))
+        recorder.now(Tracker.end, "FINISHED", share)
         session.study.set_user_attr("reported", ended)
     if not complete_trials(session.study):
         say(f"sweep {session.sweep.name}: no trial is complete: {why_none_is_complete(session.study)}")

@@ -43,6 +43,7 @@ from paraphrase.sweep.settings.space import resolve, run_name, suggest
 from paraphrase.sweep.store.checkpoints import Checkpoints
 from paraphrase.sweep.study.storage import PatientStorage
 from paraphrase.sweep.study.study import (
+    BLIND,
     FINISHED,
     STATE_NAMES,
     STORED,
@@ -135,7 +136,7 @@ class StudySearcher(Searcher):
         self.in_a_row = InARow(any(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials))
 
     def suggest(self, trial_id: str) -> Any:
-        self.settle()
+        self.settle(patient=self.sweep.sampler not in BLIND)
         if self.failure:
             return Searcher.FINISHED
         if not self._room():  # the trials of a batch may yet come back, to begin anew
@@ -461,7 +462,7 @@ class StudySearcher(Searcher):
             "metrics": metrics,
             "epochs": len(history),
             "seconds": sum(e.get("seconds", 0.0) for e in history),
-            "mlflow_run": self.recorder.tracker.run_of(trial.number),
+            "mlflow_run": self.recorder.runs.get(trial.number),
         }
         if closing.stored:
             attributes[STORED] = closing.stored

@@ -40,8 +40,27 @@ def quiet_mlflow() -> None:
     warnings.filterwarnings("ignore", module="mlflow.*")
 
 
+def import_mlflow() -> None:
+    """Import MLflow, quietly, which takes seconds."""
+    quiet_mlflow()
+    import mlflow.tracking  # noqa: F401
+
+
 def open_client(uri: str, patience: float = 0.0) -> MlflowClient:
     """A client of the tracking store at `uri`, whose tables exist afterwards.
+
+    Args:
+        patience: see `opened`.
+
+    Raises:
+        InputError: if the store cannot be opened.
+    """
+    import_mlflow()  # in which no server is waited for
+    return opened(uri, connect, patience)
+
+
+def opened(uri: str, connect: Callable[[str], Value], patience: float = 0.0) -> Value:
+    """What something returns that opens the tracking store at `uri`.
 
     Args:
         patience: seconds to wait for a server that refuses connections or is not well.
@@ -49,14 +68,11 @@ def open_client(uri: str, patience: float = 0.0) -> MlflowClient:
     Raises:
         InputError: if the store cannot be opened.
     """
-    quiet_mlflow()
-    import mlflow.tracking  # noqa: F401 (takes seconds, in which no server is waited for)
-
     try:
         with nullcontext() if sqlite_file(uri) else waiting(f"waiting for the tracking server {without_password(uri)}"):
             if patience:
-                return patiently(lambda: _connect(uri), f"MLflow at {without_password(uri)}", _is_away, patience=patience)
-            return _connect(uri)
+                return patiently(lambda: connect(uri), f"MLflow at {without_password(uri)}", _is_away, patience=patience)
+            return connect(uri)
     except Exception as error:
         first = without_password(first_line(error))
         remedy = "; start the server with `--allowed-hosts` that has this name and port" if "Invalid Host" in first else ""
@@ -71,21 +87,22 @@ def _is_away(error: BaseException) -> bool:
     return ("failed with exception" in said and "timed out" not in said) or "failed with error code 5" in said
 
 
-def reach(uri: str, then: Callable[[MlflowClient], Value]) -> Value:
-    """What something returns that is done with a client of a store which was there before; a server that is away is waited for.
+def reach(uri: str, connect: Callable[[str], Value]) -> Value:
+    """What something returns that opens a store which was there before; a server that is away is waited for.
 
     Args:
-        then: done again from its beginning where the server goes away meanwhile.
+        connect: done again from its beginning where the server goes away meanwhile.
 
     Raises:
         InputError: if a store without a server cannot be opened.
     """
     if sqlite_file(uri):  # which does not come back by itself
-        return then(open_client(uri))
-    return patiently(lambda: then(_connect(uri)), f"MLflow at {without_password(uri)}", passing)
+        return opened(uri, connect)
+    return patiently(lambda: connect(uri), f"MLflow at {without_password(uri)}", passing)
 
 
-def _connect(uri: str) -> MlflowClient:
+def connect(uri: str) -> MlflowClient:
+    """A client of the tracking store at `uri`, whose tables exist afterwards; raises whatever MLflow does."""
     quiet_mlflow()
     from mlflow.tracking import MlflowClient
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import getpass
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from paraphrase.core.config import Config, flatten, to_mapping
 from paraphrase.sweep.record.facts import code_commit, code_version
 from paraphrase.sweep.settings.config import SweepConfig
 from paraphrase.sweep.settings.space import Dimension
-
-if TYPE_CHECKING:
-    from mlflow.entities import DatasetInput
 
 LONGEST_DIGEST = 36
 """Characters that MLflow keeps of a data set's digest."""
@@ -87,20 +84,17 @@ def parent_tags(sweep: SweepConfig, meta: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def data_of(config: Config, meta: Mapping[str, Any]) -> DatasetInput:
-    """The data of a run, for the column `Dataset` of MLflow's table."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
+def data_of(config: Config, meta: Mapping[str, Any]) -> dict[str, str]:
+    """Fields of MLflow's `Dataset` that name the data of a run."""
     profile = {"images": dict(meta["images"]), "categories": list(meta["categories"]), "landmarks": list(meta["landmarks"])}
     source = {"source": config.data.source, "path": config.data.path, "seed": config.data.seed}
-    data = Dataset(
-        name=meta["dataset"],
-        digest=meta["dataset_fingerprint"][:LONGEST_DIGEST],
-        source_type="local" if config.data.path else "code",
-        source=json.dumps(source),
-        profile=json.dumps(profile),
-    )
-    return DatasetInput(data, [InputTag("mlflow.data.context", "training")])
+    return {
+        "name": meta["dataset"],
+        "digest": meta["dataset_fingerprint"][:LONGEST_DIGEST],
+        "source_type": "local" if config.data.path else "code",
+        "source": json.dumps(source),
+        "profile": json.dumps(profile),
+    }
 
 
 def hash_tags(meta: Mapping[str, Any]) -> dict[str, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import subprocess
 import sys
 import warnings
@@ -22,19 +21,13 @@ from torch import Tensor, nn
 
 from paraphrase.core.errors import first_line
 from paraphrase.core.explainer.checkpoint import load_explainer
-from paraphrase.core.measure.metrics import BY_KEY, KEYS
-from paraphrase.core.performer import load_performer
+from paraphrase.sweep.process import start_python
+from paraphrase.sweep.record.logged_models import ON_FEATURE, ON_IMAGE
 
 if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
-
     from paraphrase.core.explainer.network import Explainer
     from paraphrase.core.performer import Performer
 
-ON_FEATURE, ON_IMAGE = "explainer", "image_explainer"
-"""Names of a run's models: of the performer's feature, and of an image."""
-TAKES = {ON_FEATURE: "The performer's feature", ON_IMAGE: "Images in [0, 1], of the performer's size"}
-"""What a model is of."""
 IMAGES = 2
 """Of an example: a graph that is made of one image takes one image only."""
 
@@ -90,10 +83,8 @@ class Export:
     """
 
     def __init__(self, wanted: Mapping[int, Wanted]) -> None:
-        command = [sys.executable, "-m", "paraphrase.sweep.record.models"]
-        quiet = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self._process = subprocess.Popen(command, env=os.environ | quiet, text=True, **pipes)
+        self._process = start_python("paraphrase.sweep.record.models", text=True, **pipes)
         self._numbers = list(wanted)
         assert self._process.stdin is not None
         with suppress(OSError), self._process.stdin as asking:  # it may have ended, which is seen when it is waited for
@@ -107,35 +98,6 @@ class Export:
         found = {self._numbers[answer["index"]]: answer["problem"] for answer in answers}
         ended = f"exporting ended with {self._process.returncode}"
         return {number: problem for number in self._numbers if (problem := found.get(number, ended))}
-
-
-def log_models(client: MlflowClient, experiment: str, run: str, folder: Path) -> None:
-    """Log the models of a folder to a run; one of a name that the run has already is left out.
-
-    Args:
-        experiment, run: ids.
-    """
-    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
-    from mlflow.models import Model
-
-    of_run = client.get_run(run)
-    measured = ", ".join(f"{BY_KEY[key].short} {of_run.data.metrics[key]:.4g}" for key in KEYS if key in of_run.data.metrics)
-    outputs = of_run.outputs
-    named = {output.model_id for output in (outputs.model_outputs if outputs else [])}
-    known = {m.name: m for m in client.search_logged_models([experiment], filter_string=f"source_run_id = '{run}'")}
-    for saved in sorted(folder.iterdir()):
-        about = f"{TAKES[saved.name]} -> maps of the interpretable filters. On the test images: {measured}."
-        tags = {"mlflow.note.content": about}
-        logged = known.get(saved.name) or client.create_logged_model(experiment, saved.name, run, tags)
-        if logged.status == LoggedModelStatus.READY:
-            continue
-        model = Model.load(str(saved))
-        model.run_id, model.model_id = run, logged.model_id
-        model.save(str(saved / "MLmodel"))
-        client.log_model_artifacts(logged.model_id, str(saved))
-        if logged.model_id not in named:
-            client.log_outputs(run, [LoggedModelOutput(logged.model_id, 0)])
-        client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)  # last: until then it is gone on with
 
 
 def _save(model: nn.Module, example: Tensor, folder: Path) -> None:
@@ -164,6 +126,8 @@ def _export(wanted: Wanted) -> None:
         return
     _save(OfFeature(explainer), example_of(wanted.channels, wanted.side, wanted.side), out / ON_FEATURE)
     if wanted.performer:
+        from paraphrase.core.performer import load_performer  # torchvision, for which the driver does not wait
+
         performer, _ = load_performer(Path(wanted.performer))
         size = performer.spec.input_size
         _save(OfImage(performer, explainer), example_of(3, size, size), out / ON_IMAGE)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paraphrase.core.errors import first_line
 from paraphrase.core.terminal.console import say
-from paraphrase.sweep.record.client import open_client, reach
+from paraphrase.sweep.record.client import connect, open_client, open_experiment, reach
 from paraphrase.sweep.study.study import IDENTITY
 
 if TYPE_CHECKING:
-    from mlflow.entities import DatasetInput, Metric, Param, Run, RunTag
+    from mlflow.entities import Metric, Param, Run, RunTag
     from mlflow.tracking import MlflowClient
 
 
@@ -58,8 +58,6 @@ class Tracker:
     ) -> None:
         self.client, self.experiment, self.identity = client, experiment, identity
         self.tags = {**tags, "study": study, IDENTITY: identity}
-        self.seconds = 0.0
-        self.uri = str(client.tracking_uri)
         self._runs: dict[int, str] = {}
         self._gone: set[str] = set()  # runs that no longer exist
         self._unsure: set[int] = set()  # trials whose run may have been made although the answer was lost
@@ -67,21 +65,11 @@ class Tracker:
         self._logged: dict[str, dict[str, set[int]]] = {}
         self._waiting: dict[str, Waiting] = {}
         self._flushed = time.monotonic()
-        with self._timed():
-            found = self._find("kind = 'sweep'") or client.create_run(
-                experiment, run_name=study, tags={**self.tags, **(of_parent or {}), "kind": "sweep"}
-            )
-            self.parent = str(found.info.run_id)
-            self._reopen(self.parent)
-
-    @contextmanager
-    def _timed(self) -> Iterator[None]:
-        """Adds up the time that logging takes."""
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds += time.perf_counter() - begin
+        found = self._find("kind = 'sweep'") or client.create_run(
+            experiment, run_name=study, tags={**self.tags, **(of_parent or {}), "kind": "sweep"}
+        )
+        self.parent = str(found.info.run_id)
+        self._reopen(self.parent)
 
     def _find(self, condition: str) -> Run | None:
         """A run by its tags, since a killed driver may have made it already; one that was deleted is restored."""
@@ -130,27 +118,22 @@ class Tracker:
         Args:
             earlier: whether another driver may have made it: a search takes longer the more runs there are.
         """
-        with self._timed():
-            tags = {"kind": "trial", "trial_number": str(number), PARENT_TAG: self.parent}
-            run = self._runs.get(number)
-            present: Mapping[str, str] = {}
-            if run is None and (earlier or number in self._unsure):
-                found = self._find(f"trial_number = '{number}'")
-                if found:
-                    run, present = str(found.info.run_id), found.data.params
-                    self._reopen(run)
-            if run is None:
-                self._unsure.add(number)
-                every = {**self.tags, **(more_tags or {}), "trial_state": "running", **tags}
-                run = str(self.client.create_run(self.experiment, run_name=name, tags=every).info.run_id)
-                self._fresh.add(run)
-            self._runs[number] = run
-            self._note_params(run, {k: v for k, v in params.items() if k not in present})
-            return run
-
-    def run_of(self, number: int) -> str | None:
-        """The run of a trial, as far as it is known."""
-        return self._runs.get(number)
+        tags = {"kind": "trial", "trial_number": str(number), PARENT_TAG: self.parent}
+        run = self._runs.get(number)
+        present: Mapping[str, str] = {}
+        if run is None and (earlier or number in self._unsure):
+            found = self._find(f"trial_number = '{number}'")
+            if found:
+                run, present = str(found.info.run_id), found.data.params
+                self._reopen(run)
+        if run is None:
+            self._unsure.add(number)
+            every = {**self.tags, **(more_tags or {}), "trial_state": "running", **tags}
+            run = str(self.client.create_run(self.experiment, run_name=name, tags=every).info.run_id)
+            self._fresh.add(run)
+        self._runs[number] = run
+        self._note_params(run, {k: v for k, v in params.items() if k not in present})
+        return run
 
     def know(self, number: int, run: str) -> None:
         """Be told a trial's run, which then need not be searched for."""
@@ -179,9 +162,8 @@ class Tracker:
             history: entries with `epoch`, `timestamp` (ms) and metrics; entries that are not numbers are left out.
         """
         run = self._runs[number]
-        with self._timed():
-            for entry in history:
-                self._note(run, entry, int(entry["epoch"]), int(entry["timestamp"]))
+        for entry in history:
+            self._note(run, entry, int(entry["epoch"]), int(entry["timestamp"]))
         self.flush_if_due(FLUSH_SECONDS)
 
     def _note(self, run: str, metrics: Mapping[str, Any], step: int, timestamp: int) -> None:
@@ -202,9 +184,8 @@ class Tracker:
 
     def flush(self) -> None:
         """Write what is waiting."""
-        with self._timed():
-            for run in list(self._waiting):
-                self._write(run)
+        for run in list(self._waiting):
+            self._write(run)
         self._flushed = time.monotonic()
 
     def _write(self, run: str, tags: Sequence[RunTag] = ()) -> None:
@@ -237,12 +218,13 @@ class Tracker:
         from mlflow.entities import RunTag
 
         run = self._runs[number]
-        with self._timed():
-            for path in artifacts:
-                self.log_artifact(path, number)
-            more = {"trial_state": state} | ({"reason": reason[:5000]} if reason else {}) | dict(tags or {})
-            self._write(run, [RunTag(key, value) for key, value in more.items()])
-            self._into(run, lambda: self.client.set_terminated(run, status=STATUS[state], end_time=end))
+        for path in artifacts:
+            self.log_artifact(path, number)
+        more = {"trial_state": state} | ({"reason": reason[:5000]} if reason else {}) | dict(tags or {})
+        self._write(run, [RunTag(key, value) for key, value in more.items()])
+        self._into(run, lambda: self.client.set_terminated(run, status=STATUS[state], end_time=end))
+        self._logged.pop(run, None)  # else the memory of ten thousand trials
+        self._fresh.discard(run)
 
     def mark_front(self, number: int) -> None:
         """Tag a trial's run as Pareto-optimal."""
@@ -263,17 +245,26 @@ class Tracker:
 
     def log_parent(self, metrics: Mapping[str, Any] | None = None, params: Mapping[str, Any] | None = None) -> None:
         """Write metrics (once each, at step 0) and parameters of the parent run."""
-        with self._timed():
-            if params:
-                present = self.client.get_run(self.parent).data.params
-                self._note_params(self.parent, {k: v for k, v in params.items() if k not in present})
-            self._note(self.parent, metrics or {}, 0, int(time.time() * 1000))
-            self.flush()
+        if params:
+            present = self.client.get_run(self.parent).data.params
+            self._note_params(self.parent, {k: v for k, v in params.items() if k not in present})
+        self._note(self.parent, metrics or {}, 0, int(time.time() * 1000))
+        self.flush()
 
-    def log_data(self, data: DatasetInput) -> None:
-        """Name the data of the parent run; once more does nothing."""
-        with self._timed():
-            self._into(self.parent, lambda: self.client.log_inputs(self.parent, [data]))
+    def log_data(self, data: Mapping[str, str]) -> None:
+        """Name the data of the parent run, for the column `Dataset` of MLflow's table; once more does nothing.
+
+        Args:
+            data: fields of MLflow's `Dataset`.
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        named = DatasetInput(Dataset(**data), [InputTag("mlflow.data.context", "training")])
+        self._into(self.parent, lambda: self.client.log_inputs(self.parent, [named]))
+
+    def with_client(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function of the client, and of arguments, returns."""
+        return function(self.client, *arguments)
 
     def end(self, status: str, logging_share: float | None = None) -> None:
         """End the parent run: FINISHED when the budget is spent, KILLED after an interruption.
@@ -286,6 +277,24 @@ class Tracker:
             share = f"{logging_share:.4f}"
             self._into(self.parent, lambda: self.client.set_tag(self.parent, "logging_share", share))
         self._into(self.parent, lambda: self.client.set_terminated(self.parent, status=status))
+
+
+def make_tracker(uri: str, experiment: str, artifacts: str | None, *arguments: Any) -> Tracker:
+    """The tracker of a sweep, for `Process.keep`.
+
+    Args:
+        uri: of the tracking store.
+        experiment: its name; it is made if it is not there.
+        artifacts: where those of a new one lie.
+        arguments: further ones of `Tracker`.
+    """
+    client = connect(uri)
+    return Tracker(client, open_experiment(client, experiment, artifacts), *arguments)
+
+
+def ids_of(tracker: Tracker) -> tuple[str, str]:
+    """Of the experiment, and of the sweep's own run."""
+    return tracker.experiment, tracker.parent
 
 
 def runs_of(
@@ -332,7 +341,8 @@ def log_to_parent(uri: str, experiment: str, identity: str, files: Iterable[Path
     """Copy files to the parent run of a finished sweep; a server that is away is waited for."""
     logged = list(files)
 
-    def log(client: MlflowClient) -> None:
+    def log(uri: str) -> None:
+        client = connect(uri)
         found = client.get_experiment_by_name(experiment)
         for run in runs_of(client, found.experiment_id, identity, "kind = 'sweep'") if found else []:
             while logged:

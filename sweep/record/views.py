@@ -64,6 +64,11 @@ def share_view(
     client.set_experiment_tag(found.experiment_id, SHARED_VIEW + identity, json.dumps(view))
 
 
+def params_of(client: MlflowClient, run: str) -> dict[str, str]:
+    """The parameters of a run."""
+    return dict(client.get_run(run).data.params)
+
+
 def searched_of(params: Iterable[str], space: Iterable[str]) -> list[str]:
     """Those parameters of a run that were searched: a list of numbers is one parameter for each."""
     return [p for path in space for p in params if p == path or p.startswith(f"{path}.")]

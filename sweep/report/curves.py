@@ -6,14 +6,11 @@ import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from paraphrase.core.pictures.drawing import pyplot, save
-
-if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
 
 Curves = Mapping[str, Sequence[tuple[int, float]]]
 """Metric -> its (epoch, value), by epoch."""
@@ -27,19 +24,6 @@ OTHER = "#b4b9c0"
 
 TOGETHER = 6
 """More groups than this get a row of panels each, instead of one panel for all."""
-
-
-def histories(client: MlflowClient, runs: Sequence[str], metrics: Sequence[str]) -> list[dict[str, list[tuple[int, float]]]]:
-    """Each run's curves: metric -> (epoch, value); a metric that a run never reported is left out.
-
-    Args:
-        runs: ids of runs.
-    """
-    found: list[dict[str, list[tuple[int, float]]]] = []
-    for run in runs:
-        series = {metric: sorted((m.step, m.value) for m in client.get_metric_history(run, metric)) for metric in metrics}
-        found.append({metric: points for metric, points in series.items() if points})
-    return found
 
 
 def draw_trials(front: Mapping[str, Curves], others: Sequence[Curves], out: Path) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import math
 import warnings
@@ -13,8 +14,12 @@ from typing import Any, NamedTuple
 import optuna
 from optuna.trial import TrialState
 
+from paraphrase.core.files import write_atomically
 from paraphrase.core.pictures.drawing import pyplot, save
 from paraphrase.sweep.settings.space import short_names
+
+IMPORTANCES = "importance.json"
+"""File of a sweep's report: objective -> hyperparameter -> share."""
 
 LEAST_TRIALS = 4
 """Fewer complete trials than this say nothing of what a hyperparameter is worth."""
@@ -73,7 +78,7 @@ def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
 
 
 def draw_figures(study: optuna.Study, front: set[int], performer: Mapping[str, float], folder: Path) -> list[Path]:
-    """Draw everything into a folder; returns the files.
+    """Draw everything into a folder, and write the importances; returns the files.
 
     Args:
         study: from `plain_copy`.
@@ -81,6 +86,7 @@ def draw_figures(study: optuna.Study, front: set[int], performer: Mapping[str, f
         performer: its metrics, drawn as a line where it has the objective's.
     """
     pyplot()  # before optuna, which would look for a screen
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # it says of each study in memory that it is made
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     folder.mkdir(parents=True, exist_ok=True)
     shares = importances(study)
@@ -91,7 +97,8 @@ def draw_figures(study: optuna.Study, front: set[int], performer: Mapping[str, f
             files += kind.draw(study, folder)
     if shares:
         files += _draw_importances(shares, folder)
-    return files
+    write_atomically(folder / IMPORTANCES, json.dumps(shares, indent=2))
+    return [*files, folder / IMPORTANCES]
 
 
 class Kind(NamedTuple):

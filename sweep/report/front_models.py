@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,13 +12,15 @@ from optuna.trial import FrozenTrial
 
 from paraphrase.core.errors import first_line
 from paraphrase.core.explainer.checkpoint import EXPLAINER as WEIGHTS
+from paraphrase.core.measure.metrics import short_name
 from paraphrase.core.terminal.console import say
-from paraphrase.sweep.record.client import passing
-from paraphrase.sweep.record.models import Export, Wanted, log_models
+from paraphrase.sweep.record.logged_models import try_to_log_models
+from paraphrase.sweep.record.models import Export, Wanted
 from paraphrase.sweep.record.recorder import Recorder
 from paraphrase.sweep.record.tracking import Tracker
 from paraphrase.sweep.settings.config import SweepConfig
 from paraphrase.sweep.settings.folder import EXPLAINER, store_of, trial_folder
+from paraphrase.sweep.study.results import metrics_of
 from paraphrase.sweep.study.study import STORED
 
 
@@ -49,8 +50,9 @@ def models_of(trials: Sequence[FrozenTrial], sweep: SweepConfig, meta: Mapping[s
         problems |= export.problems() if export else {}
         for trial in trials:
             if trial.number not in problems:
-                run, made = trial.user_attrs["mlflow_run"], Path(wanted[trial.number].out)
-                if problem := recorder.now(functools.partial(_logged, recorder.tracker, run, made)):
+                measured = ", ".join(f"{short_name(key)} {value:.4g}" for key, value in metrics_of(trial).items())
+                logged = recorder.experiment, trial.user_attrs["mlflow_run"], Path(wanted[trial.number].out), measured
+                if problem := recorder.now(Tracker.with_client, try_to_log_models, *logged):
                     problems[trial.number] = problem
     for number, problem in problems.items():
         say(f"trial {number}: is no model in MLflow: {problem}")
@@ -63,14 +65,3 @@ def _brought(sweep: SweepConfig, trial: FrozenTrial, scratch: Path) -> Path:
         return folder
     store.get(trial.user_attrs[STORED], scratch)
     return scratch
-
-
-def _logged(tracker: Tracker, run: str, folder: Path) -> str:
-    """Log the models of a folder; why it cannot be done, as by a server without models, or nothing."""
-    try:
-        log_models(tracker.client, tracker.experiment, run, folder)
-    except Exception as error:
-        if passing(error):
-            raise
-        return first_line(error)
-    return ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,9 @@ from optuna.trial import FrozenTrial
 from paraphrase.core.files import read_text
 from paraphrase.sweep.record.client import open_client
 from paraphrase.sweep.record.facts import facts
-from paraphrase.sweep.record.tracking import runs_of
-from paraphrase.sweep.report.curves import draw_curves, draw_trials, histories
-from paraphrase.sweep.report.figures import importances, plain_copy
+from paraphrase.sweep.record.reading import histories, record_of
+from paraphrase.sweep.report.curves import draw_curves, draw_trials
+from paraphrase.sweep.report.figures import IMPORTANCES
 from paraphrase.sweep.report.page import Section, write_page
 from paraphrase.sweep.report.provenance import provenance_sections
 from paraphrase.sweep.report.sections import (
@@ -39,8 +39,10 @@ from paraphrase.sweep.study.results import knee, load
 from paraphrase.sweep.study.study import budget, finished_trials, identity_of, own_trials, pareto_trials
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
+
+Ask = Callable[..., Any]
+"""(function, its arguments but for the client) -> what it returns."""
 
 CURVES = ("location_instability", "p", "reconstruction_error")
 """Metrics whose learning curves are drawn, after the objectives."""
@@ -49,12 +51,13 @@ MOST_OTHERS = 60
 """Most learning curves of trials that are not on the front."""
 
 
-def write_sweep_page(name: str, out: Path | None = None, more: Sequence[Section] = ()) -> Path:
+def write_sweep_page(name: str, out: Path | None = None, more: Sequence[Section] = (), ask: Ask | None = None) -> Path:
     """Write the page of a sweep, or of a suite of arms, from its study, its runs and what is drawn in its folder.
 
     Args:
         out: the HTML file; None: `report.html` in the sweep's report folder.
         more: sections below the summary, such as a suite's comparisons.
+        ask: calls functions of a client of MLflow, and of arguments; None: here.
 
     Raises:
         InputError: if there is no such sweep.
@@ -62,28 +65,34 @@ def write_sweep_page(name: str, out: Path | None = None, more: Sequence[Section]
     sweep, study = load(name)
     assert study is not None, f"sweep {name} has no study"
     folder = sweep_folder(name) / "report"
-    client = open_client(tracking_uri(sweep))
-    runs = _runs(client, sweep, study)
+    ask = ask or functools.partial(_call, open_client(tracking_uri(sweep)))
     front = pareto_trials(study, sweep.constraints)
     arms = arms_of(sweep)
     if arms:
-        found = [arms_section(sweep, study, arms, _draw_arms(client, sweep, study, arms, folder / "curves.png"))]
+        found = [arms_section(sweep, study, arms, _draw_arms(ask, sweep, study, arms, folder / "curves.png"))]
     else:
-        found = _search_sections(client, sweep, study, front, folder)
+        found = _search_sections(ask, sweep, study, front, folder)
     picked = knee(front, list(sweep.objectives.values())) if front and not arms else None
+    record = ask(record_of, sweep.experiment, identity_of(study))
+    if not arms:
+        record["runs"] |= {label(t): t.user_attrs["mlflow_run"] for t in in_order(front, sweep) if "mlflow_run" in t.user_attrs}
     sections = [
         summary_section(sweep, study, None if arms else front),
         *more,
         *found[:1],
         reading_section(study),
         *found[1:],
-        *provenance_sections(sweep, _facts(folder), _record(runs, study, [] if arms else in_order(front, sweep)), picked),
+        *provenance_sections(sweep, _facts(folder), record, picked),
     ]
     ended, wanted = len(finished_trials(study)), budget(sweep)
     lead = f"{ended} of {wanted} trials have ended ({states_of(study)})"
     lead += "." if ended >= wanted else "; the sweep is not finished, and this page shows what is there so far."
     kind = "Ablation suite" if arms else "Sweep"
     return write_page(f"{kind} {name}", lead, sections, out or folder / "report.html")
+
+
+def _call(client: MlflowClient, function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(client, *arguments)
 
 
 def arms_of(sweep: SweepConfig) -> str | None:
@@ -96,15 +105,15 @@ def arms_of(sweep: SweepConfig) -> str | None:
 
 
 def _search_sections(
-    client: MlflowClient, sweep: SweepConfig, study: optuna.Study, front: Sequence[FrozenTrial], folder: Path
+    ask: Ask, sweep: SweepConfig, study: optuna.Study, front: Sequence[FrozenTrial], folder: Path
 ) -> list[Section]:
     """What only a search has: front, importance, history, learning curves of trials, filters."""
-    shares = importances(plain_copy(study, own_trials(study)))
+    shares = json.loads(read_text(folder / IMPORTANCES)) if (folder / IMPORTANCES).exists() else {}
     sections = [
         front_section(sweep, study, front, folder / "pareto_front.png"),
         importance_section(shares, folder / "importance.png"),
         *search_sections(sweep, folder),
-        _draw_trial_curves(client, sweep, study, front, folder / "curves.png"),
+        _draw_trial_curves(ask, sweep, study, front, folder / "curves.png"),
         filters_section(sweep, front),
     ]
     return [section for section in sections if section]
@@ -115,46 +124,28 @@ def _curve_metrics(sweep: SweepConfig) -> list[str]:
 
 
 def _draw_trial_curves(
-    client: MlflowClient, sweep: SweepConfig, study: optuna.Study, front: Sequence[FrozenTrial], out: Path
+    ask: Ask, sweep: SweepConfig, study: optuna.Study, front: Sequence[FrozenTrial], out: Path
 ) -> Section | None:
     ordered = in_order(front, sweep)
     numbers = {t.number for t in front}
     others = [t for t in own_trials(study) if t.number not in numbers and "mlflow_run" in t.user_attrs]
     drawn = [t for t in ordered if "mlflow_run" in t.user_attrs]
     shown = others[:MOST_OTHERS]
-    curves = histories(client, [t.user_attrs["mlflow_run"] for t in [*drawn, *shown]], _curve_metrics(sweep))
+    curves = ask(histories, [t.user_attrs["mlflow_run"] for t in [*drawn, *shown]], _curve_metrics(sweep))
     coloured = {label(t): c for t, c in zip(drawn, curves, strict=False)}
     if draw_trials(coloured, curves[len(drawn) :], out) is None:
         return None
     return curves_section(len(drawn), len(shown), len(others) - len(shown), out)
 
 
-def _draw_arms(client: MlflowClient, sweep: SweepConfig, study: optuna.Study, dimension: str, out: Path) -> Path | None:
+def _draw_arms(ask: Ask, sweep: SweepConfig, study: optuna.Study, dimension: str, out: Path) -> Path | None:
     presets = sweep.space[dimension].presets
     runs: dict[str, list[str]] = {arm: [] for arm in presets}
     for trial in own_trials(study):
         if "mlflow_run" in trial.user_attrs:
             runs[trial.params[dimension]].append(trial.user_attrs["mlflow_run"])
-    groups = {arm: histories(client, ids, CURVES) for arm, ids in runs.items()}
+    groups = {arm: ask(histories, ids, CURVES) for arm, ids in runs.items()}
     return draw_curves(groups, out, next((arm for arm, fields in presets.items() if not fields), None))
-
-
-def _runs(client: MlflowClient, sweep: SweepConfig, study: optuna.Study) -> list[Run]:
-    """The parent run, and the first thousand runs of the trials."""
-    experiment = client.get_experiment_by_name(sweep.experiment)
-    if experiment is None:
-        return []
-    of_study = functools.partial(runs_of, client, experiment.experiment_id, identity_of(study))
-    return [*of_study("kind = 'sweep'"), *of_study("kind = 'trial'", 1000)]
-
-
-def _record(runs: Sequence[Run], study: optuna.Study, front: Sequence[FrozenTrial]) -> dict[str, dict[str, Any]]:
-    """Ids of the experiment, the parent run and the front's runs; and what the runs say they were made from."""
-    ids = {"experiment": runs[0].info.experiment_id, "parent run": runs[0].info.run_id} if runs else {}
-    ids |= {label(t): t.user_attrs["mlflow_run"] for t in front if "mlflow_run" in t.user_attrs}
-    names = {"data_hash": "data", "performer_hash": "performer", "cache_key": "feature cache", "code_version": "code"}
-    data = {name: ", ".join(sorted({run.data.tags[tag] for run in runs if tag in run.data.tags})) for tag, name in names.items()}
-    return {"runs": ids, "data": {name: value for name, value in data.items() if value}}
 
 
 def _facts(folder: Path) -> dict[str, Any]:

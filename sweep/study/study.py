@@ -117,6 +117,10 @@ class _Grid(GridSampler):
         pass
 
 
+BLIND = ("grid", "random")
+"""Samplers that propose without regard to what came of earlier trials."""
+
+
 def make_sampler(sweep: SweepConfig, number: int) -> BaseSampler:
     """The sampler that proposes trial `number`.
 

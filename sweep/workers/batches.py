@@ -11,7 +11,7 @@ from paraphrase.core.config import to_mapping
 from paraphrase.core.terminal.console import say
 from paraphrase.core.train.training import batch_key
 from paraphrase.sweep.settings.config import SweepConfig
-from paraphrase.sweep.study.study import budget
+from paraphrase.sweep.study.study import BLIND, budget
 from paraphrase.sweep.workers.cluster import worker_settings
 
 SECONDS_IN_BATCH = "seconds_in_batch"
@@ -35,7 +35,7 @@ def trials_per_batch(study: optuna.Study, sweep: SweepConfig, cache: str, gpus: 
         return 1
     if sweep.resources.trials_per_batch:
         return sweep.resources.trials_per_batch
-    if not gpus or sweep.sampler not in ("grid", "random") or batch_key(sweep.base_config()) is None:
+    if not gpus or sweep.sampler not in BLIND or batch_key(sweep.base_config()) is None:
         return 1
     taken = study.user_attrs.get(SECONDS_IN_BATCH)
     if taken is None:

@@ -6,12 +6,15 @@ The head of a cluster needs no CPU of its own for it, and neither the data set's
 from __future__ import annotations
 
 import functools
+import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from paraphrase.core.config import Config, from_mapping, to_mapping
+from paraphrase.core.config import Config, DataConfig, from_mapping, to_mapping
+from paraphrase.core.data import load_dataset
+from paraphrase.core.data.records import Record
 from paraphrase.core.errors import InputError, Interrupted, first_line
 from paraphrase.core.features.cache import FeatureCache, caches, load_cache
 from paraphrase.core.features.obtain import built_cache, open_cache
@@ -139,15 +142,27 @@ def _draw_there(settings: Mapping[str, Any], key: str, config: dict[str, Any], e
         return [page.read_bytes() for page in pages]
 
 
+_RECORDS: dict[str, list[Record]] = {}
+
+
+def _test_records(config: DataConfig) -> list[Record]:
+    """Of a data set's test images; looked at once a process, since all pages of a sweep are of them."""
+    key = json.dumps(to_mapping(config), sort_keys=True)
+    if key not in _RECORDS:
+        _RECORDS[key] = load_dataset(config).test
+    return _RECORDS[key]
+
+
 def _draw(
     config: Config, cache: FeatureCache, explainer: Path, stored: str | None, store: str | None, pages: Sequence[Path]
 ) -> None:
-    from paraphrase.core.pictures.filters_page import draw_filters
+    from paraphrase.core.pictures.filters_page import draw_filters, view_explainer
     from paraphrase.core.pictures.gallery import draw_gallery
 
     with tempfile.TemporaryDirectory() as folder:
         if store and stored:
             explainer = Path(folder) / "explainer"
             Store(store).get(stored, explainer)
+        seen = view_explainer(explainer, cache), _test_records(config.data), cache
         for draw, page in zip((draw_filters, draw_gallery), pages, strict=True):
-            draw(config, cache, explainer, page)
+            draw(*seen, page)

@@ -2,14 +2,15 @@
 
     python crash.py NOTES [SIDE POINT] -- sweep run x.yaml
 
-appends each point that it comes to to the file NOTES; at the first that is POINT it kills itself, SIDE of it being `before`
-or `after`. A point is what is done (a transaction of the study, a request to MLflow, a file or a stored object that takes its
-place or goes away) with the functions of the product that do it.
+appends each point that it, or the process that writes to MLflow for it, comes to to the file NOTES; at the first that is POINT
+it is killed, SIDE of it being `before` or `after`. A point is what is done (a transaction of the study, a request to MLflow, a
+file or a stored object that takes its place or goes away) with the functions of the product that do it.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import os
 import shutil
 import signal
@@ -40,15 +41,16 @@ def whereabouts() -> list[str]:
 
 
 class Killer:
-    """Kills this process at a point.
+    """Kills a driver at a point.
 
     Args:
-        notes: what points it came to.
+        notes: file of the points that it came to.
         side: before or after the point.
+        whom: the driver; None: this process.
     """
 
-    def __init__(self, notes: Path, side: str, point: str) -> None:
-        self.notes, self.side, self.point = notes, side, point
+    def __init__(self, notes: str, side: str = "", point: str = "", whom: int | None = None) -> None:
+        self.notes, self.side, self.point, self.whom = Path(notes), side, point, whom
 
     def at(self, side: str, what: str) -> None:
         """This process is before or after a write."""
@@ -56,7 +58,9 @@ class Killer:
         with self.notes.open("a") as file:
             file.write(f"{side} {point}\n")
         if (side, point) == (self.side, self.point):
-            os.kill(os.getpid(), signal.SIGKILL)
+            for process in (self.whom, os.getpid()):
+                if process:
+                    os.kill(process, signal.SIGKILL)
 
     def watch(self, owner: Any, name: str, what: str, concerns: Callable[..., bool] = lambda *_, **__: True) -> None:
         """Have a function that writes come to its points."""
@@ -78,15 +82,21 @@ def changes(session: Any, method: str, url: str, *_: Any, **__: Any) -> bool:
     return method.upper() != "GET" and not url.endswith("/search")
 
 
-if __name__ == "__main__":
-    split = sys.argv.index("--")
-    notes, *where = sys.argv[1:split]
-    killer = Killer(Path(notes), *(where or ["", ""]))
-    lease.SECONDS, lease.RENEWED = 4.0, 0.5  # nobody is to wait a minute for each of those who are killed
+def watch_writes(killer: Killer) -> None:
+    """Have all that this process writes come to its points."""
     killer.watch(DefaultDialect, "do_commit", "commit")
     killer.watch(requests.Session, "request", "request", changes)
     killer.watch(os, "replace", "replace")
     killer.watch(shutil, "rmtree", "rmtree")
     for name in ("_pipe_file", "_put_file", "_rm"):
         killer.watch(S3FileSystem, name, name)
+
+
+if __name__ == "__main__":
+    split = sys.argv.index("--")
+    told = sys.argv[1:split]
+    lease.SECONDS, lease.RENEWED = 4.0, 0.5  # nobody is to wait a minute for each of those who are killed
+    watch_writes(Killer(*told))
+    os.environ["CRASH"] = json.dumps(told)
+    sys.path.insert(0, str(Path(__file__).with_name("crashing")))
     sys.exit(main(sys.argv[split + 1 :]))

@@ -6,9 +6,11 @@ The numbers are those of `docs/clusters/faults.md`, where each fault has its out
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import optuna
@@ -22,9 +24,11 @@ from up import Local
 
 from paraphrase.core.errors import InputError
 from paraphrase.sweep import patience
-from paraphrase.sweep.record.client import open_client, open_experiment
+from paraphrase.sweep.patience import OutOfPatience
+from paraphrase.sweep.process import Process
+from paraphrase.sweep.record.client import open_client
 from paraphrase.sweep.record.recorder import Recorder
-from paraphrase.sweep.record.tracking import Tracker
+from paraphrase.sweep.record.tracking import Tracker, make_tracker
 from paraphrase.sweep.store.objects import Damaged, Store
 from paraphrase.sweep.study import lease as lease_module
 from paraphrase.sweep.study import storage as storage_module
@@ -228,9 +232,15 @@ def test_20_a_host_header_that_the_server_refuses_is_named_with_the_flag(servers
         open_client(servers.tracking_uri.replace("127.0.0.1", "localhost"))
 
 
-def recorder_of(it: Local, name: str, uri: str | None = None) -> Recorder:
-    client = open_client(uri or it.tracking_uri)
-    return Recorder(Tracker(client, open_experiment(client, "faults", None), name, name, {}))
+@contextmanager
+def recorder_of(it: Local, name: str, uri: str | None = None) -> Iterator[Recorder]:
+    """One that has written all in the end."""
+    uri = uri or it.tracking_uri
+    with closing(Process("writes to MLflow")) as process:
+        process.keep(make_tracker, uri, "faults", None, name, name, {})
+        recorder = Recorder(process, uri)
+        yield recorder
+        recorder.close()
 
 
 def record(recorder: Recorder, number: int) -> None:
@@ -252,19 +262,18 @@ def check_record(it: Local, name: str, trials: int) -> None:
 
 
 def test_16_mlflow_away_keeps_nobody_waiting_and_all_is_written_afterwards(servers: Local) -> None:
-    recorder = recorder_of(servers, "away")
-    servers.stop_mlflow()
-    try:
-        began = time.monotonic()
-        for number in range(3):
-            record(recorder, number)
-        assert time.monotonic() - began < 10.0
-        while not recorder.behind:
-            time.sleep(0.05)
-        assert recorder.written.empty()
-    finally:
-        servers.start_mlflow()
-    recorder.close()
+    with recorder_of(servers, "away") as recorder:
+        servers.stop_mlflow()
+        try:
+            began = time.monotonic()
+            for number in range(3):
+                record(recorder, number)
+            assert time.monotonic() - began < 10.0
+            while not recorder.behind:
+                time.sleep(0.05)
+            assert recorder.written.empty()
+        finally:
+            servers.start_mlflow()
     assert not recorder.behind and sorted(recorder.written.get() for _ in range(3)) == [0, 1, 2]
     check_record(servers, "away", 3)
 
@@ -286,11 +295,10 @@ def test_17_a_run_is_made_once_although_the_reply_is_lost(servers: Local, reques
     proxy = Proxy((host, int(port)))
     name = f"lost {request_.decode()}"
     try:
-        recorder = recorder_of(servers, name, f"http://127.0.0.1:{proxy.port}")
-        proxy.swallow_reply(request_)
-        record(recorder, 0)
-        record(recorder, 1)
-        recorder.close()
+        with recorder_of(servers, name, f"http://127.0.0.1:{proxy.port}") as recorder:
+            proxy.swallow_reply(request_)
+            record(recorder, 0)
+            record(recorder, 1)
     finally:
         proxy.close()
     check_record(servers, name, 2)
@@ -300,33 +308,57 @@ def test_18_one_request_in_ten_that_fails_is_made_again(servers: Local) -> None:
     host, _, port = servers.tracking_uri.removeprefix("http://").partition(":")
     proxy = Proxy((host, int(port)))
     try:
-        recorder = recorder_of(servers, "overloaded", f"http://127.0.0.1:{proxy.port}")
-        proxy.answer_one_in(10, ERRORS)
-        for number in range(20):
-            record(recorder, number)
-        recorder.close()
+        with recorder_of(servers, "overloaded", f"http://127.0.0.1:{proxy.port}") as recorder:
+            proxy.answer_one_in(10, ERRORS)
+            for number in range(20):
+                record(recorder, number)
         assert proxy.answered >= 6
     finally:
         proxy.close()
     check_record(servers, "overloaded", 20)
 
 
-def test_19_a_password_that_changes_in_the_middle_is_waited_for(servers: Local, capsys: pytest.CaptureFixture[str]) -> None:
-    recorder = recorder_of(servers, "changed")
-    record(recorder, 0)
-    recorder.now(lambda: None)
-    before = os.environ["MLFLOW_TRACKING_PASSWORD"]
-    os.environ["MLFLOW_TRACKING_PASSWORD"] = "not the one"
-    try:
+def test_19_a_password_that_changes_in_the_middle_is_waited_for(
+    servers: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    user, password = os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]
+    for name in ("USERNAME", "PASSWORD"):
+        monkeypatch.delenv(f"MLFLOW_TRACKING_{name}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    credentials = tmp_path / ".mlflow" / "credentials"
+    credentials.parent.mkdir()
+
+    def write(secret: str) -> None:
+        credentials.write_text(f"[mlflow]\nmlflow_tracking_username = {user}\nmlflow_tracking_password = {secret}\n")
+
+    write(password)
+    with recorder_of(servers, "changed") as recorder:
+        record(recorder, 0)
+        recorder.now(Tracker.flush)
+        write("not the one")
         record(recorder, 1)
         while not recorder.behind:
             time.sleep(0.05)
-    finally:
-        os.environ["MLFLOW_TRACKING_PASSWORD"] = before
-    recorder.close()
+        write(password)
     check_record(servers, "changed", 2)
     said = capsys.readouterr().err
     assert "does not answer" in said and "not the one" not in said
+
+
+def test_16_a_process_that_is_killed_while_it_writes_interrupts_the_sweep(servers: Local) -> None:
+    with closing(Process("writes to MLflow")) as process:
+        process.keep(make_tracker, servers.tracking_uri, "faults", None, "killed", "killed", {})
+        recorder = Recorder(process, servers.tracking_uri)
+        record(recorder, 0)
+        recorder.now(Tracker.flush)
+        os.kill(process.pid, signal.SIGKILL)
+        record(recorder, 1)
+        with pytest.raises(OutOfPatience, match=r"^the process that writes to MLflow ended with -9$"):
+            recorder.close()
+        assert [recorder.written.get(timeout=1.0)] == [0] and recorder.written.empty()
+    with recorder_of(servers, "killed") as again:
+        record(again, 1)
+    check_record(servers, "killed", 2)
 
 
 def test_19_a_wrong_password_is_named_before_anything_is_written(servers: Local, monkeypatch: pytest.MonkeyPatch) -> None:

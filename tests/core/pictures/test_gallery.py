@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from paraphrase.core.config import Config
+from paraphrase.core.data import load_dataset
 from paraphrase.core.features.cache import FeatureCache
 from paraphrase.core.pictures.filters_page import view_explainer
 from paraphrase.core.pictures.gallery import IMAGES, draw_gallery
@@ -19,7 +20,8 @@ def test_a_gallery_has_every_filter_on_the_images_that_fire_it_most_and_needs_no
     training = Training(tiny, tiny_cache)
     training.run_epoch()
     training.save_explainer(tmp_path)
-    page = draw_gallery(tiny, tiny_cache, tmp_path, tmp_path / "gallery.html").read_text()
+    seen = view_explainer(tmp_path, tiny_cache), load_dataset(tiny.data).test, tiny_cache
+    page = draw_gallery(*seen, tmp_path / "gallery.html").read_text()
     assert "http" not in page.replace("http-equiv", "") and page.count("</script>") == 1
     found = re.search(r"^const data = (.*);$", page, re.MULTILINE)
     assert found
@@ -47,5 +49,6 @@ def test_names_that_look_like_html_stay_text(tiny: Config, tiny_cache: FeatureCa
     training.run_epoch()
     training.save_explainer(tmp_path)
     tiny_cache.meta["landmarks"][0] = "</script><script>alert(1)</script>"
-    page = draw_gallery(tiny, tiny_cache, tmp_path, tmp_path / "gallery.html").read_text()
+    seen = view_explainer(tmp_path, tiny_cache), load_dataset(tiny.data).test, tiny_cache
+    page = draw_gallery(*seen, tmp_path / "gallery.html").read_text()
     assert page.count("</script>") == 1 and "<\\/script>" in page

@@ -24,7 +24,8 @@ import paraphrase
 from paraphrase.core.errors import InputError
 from paraphrase.core.performer import load_performer
 from paraphrase.sweep.record.client import open_client
-from paraphrase.sweep.record.models import Export, Wanted, log_models
+from paraphrase.sweep.record.logged_models import log_models
+from paraphrase.sweep.record.models import Export, Wanted
 from paraphrase.sweep.record.tracking import system_metrics
 from paraphrase.sweep.record.views import SHARED_VIEW
 from paraphrase.sweep.ui import free_port, page
@@ -77,7 +78,7 @@ def test_explainers_of_the_front_are_models(client: MlflowClient, there: Path, t
         {0: Wanted(str(folder), channels, side, str(tmp_path / "a")), 7: Wanted("no/such", channels, side, str(tmp_path / "b"))}
     )
     assert export.problems() == {7: "no/such/explainer.safetensors: there is no such checkpoint"}
-    log_models(client, run.info.experiment_id, run.info.run_id, tmp_path / "a")
+    log_models(client, run.info.experiment_id, run.info.run_id, tmp_path / "a", "p 0.9")
     assert [m.model_id for m in client.get_run(run.info.run_id).outputs.model_outputs] == before and len(before) == 2
 
 

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from paraphrase.sweep.record.client import open_client, open_experiment
+from paraphrase.sweep.record.reading import histories
 from paraphrase.sweep.record.tracking import Tracker
-from paraphrase.sweep.report.curves import TOGETHER, draw_curves, draw_trials, histories, mean_and_deviation
+from paraphrase.sweep.report.curves import TOGETHER, draw_curves, draw_trials, mean_and_deviation
 
 
 def run(level: float, epochs: int = 5, **more: list[tuple[int, float]]) -> dict[str, list[tuple[int, float]]]:
