@@ -48,6 +48,7 @@ DECK = {
     "driver_killed": 10,
     "driver_told_to_end": 5,
     "driver_frozen": 2,
+    "writer": 5,
 }
 """Fault -> how often it is in a whole deck."""
 GOES_ON = (130, -signal.SIGKILL, -signal.SIGTERM)
@@ -98,10 +99,18 @@ class Storm:
 
     def worker(self) -> None:
         """A process that trains is killed."""
-        table = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout.splitlines()
-        pids = [int(line.split()[0]) for line in table if "ray::ExplainerTrial" in line]
+        self._kill_one("ray::ExplainerTrial")
+
+    def writer(self) -> None:
+        """The process that writes to MLflow for the driver is killed."""
+        self._kill_one("paraphrase.sweep.process", str(self.driver.pid))
+
+    def _kill_one(self, of: str, parent: str = "") -> None:
+        table = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout.splitlines()
+        pids = [int(line.split()[0]) for line in table if of in line and parent in ("", line.split()[1])]
         if pids:
-            os.kill(self.random.choice(pids), signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.random.choice(pids), signal.SIGKILL)
 
     def node(self) -> None:
         """A node is gone from one moment to the next; another comes."""
