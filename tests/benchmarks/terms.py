@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 from training_step import alternate
 
 from paraphrase.core.config import ExplainerConfig
@@ -17,6 +18,7 @@ from paraphrase.core.explainer.network import Explainer, PerformerShape
 from paraphrase.core.objective.terms import LossConfig, Step
 from paraphrase.core.objective.weights import LossWeights, weighted_terms
 
+CPU = torch.device("cpu")
 CELLS, TARGETS = 14, (256, 256)
 PLAIN = {"lambda_r": 0.0, "lambda_m": 0.0, "lambda_g": 0.0}
 WITH = {
@@ -27,15 +29,28 @@ WITH = {
 }
 
 
-def step_of(channels: int, batch: int, weights: dict[str, float]) -> Callable[[], None]:
-    """A whole step of an explainer with random weights on a batch that is half mirror images."""
-    generator = torch.Generator().manual_seed(0)
+def explainer_of(channels: int, device: torch.device) -> Explainer:
+    """The default explainer, with random weights, of a performer whose top feature has so many channels."""
     shape = PerformerShape(channels, CELLS // 2, TARGETS, (True, True), torch.ones(channels), [None, None])
-    explainer = Explainer(ExplainerConfig(), shape, torch.nn.MaxPool2d(2), [0]).to(memory_format=torch.channels_last)
-    autocast = autocast_for("auto", torch.device("cpu"))
-    feature = torch.relu(torch.randn(batch, channels, CELLS, CELLS, generator=generator))
-    feature = feature.to(autocast.fast_dtype if autocast._enabled else torch.float32).to(memory_format=torch.channels_last)
-    targets = [torch.rand(1, batch, size, generator=generator) for size in TARGETS]
+    return Explainer(ExplainerConfig(), shape, torch.nn.MaxPool2d(2), [0]).to(device, memory_format=torch.channels_last)
+
+
+def feature_of(channels: int, batch: int, device: torch.device) -> Tensor:
+    """A batch of random features, in what is computed in."""
+    feature = torch.relu(torch.randn(batch, channels, CELLS, CELLS, generator=torch.Generator().manual_seed(0)))
+    autocast = autocast_for("auto", device)
+    dtype = autocast.fast_dtype if autocast._enabled else torch.float32
+    return feature.to(device, dtype).to(memory_format=torch.channels_last)
+
+
+def step_of(channels: int, batch: int, weights: dict[str, float], device: torch.device = CPU) -> Callable[[], None]:
+    """A whole step of an explainer on a batch that is half mirror images."""
+    explainer, feature, autocast = (
+        explainer_of(channels, device),
+        feature_of(channels, batch, device),
+        autocast_for("auto", device),
+    )
+    targets = [torch.rand(1, batch, size, generator=torch.Generator().manual_seed(1)).to(device) for size in TARGETS]
     loss = LossConfig(**weights)
     vectors = LossWeights(loss, 1)
     optimizer = torch.optim.AdamW(explainer.parameters(), 1e-5, betas=(0.9, 0.99), fused=True)
@@ -52,8 +67,8 @@ def step_of(channels: int, batch: int, weights: dict[str, float]) -> Callable[[]
                 unmasked_maps=seen.unmasked_maps,
                 masked_maps=seen.interp_maps,
                 feature=feature,
-                labels=torch.zeros(1, batch, dtype=torch.int64),
-                grid=torch.linspace(0, 1, CELLS),
+                labels=torch.zeros(1, batch, dtype=torch.int64, device=device),
+                grid=torch.linspace(0, 1, CELLS, device=device),
                 mirrored=batch // 2,
                 loss=loss,
                 vector=vectors.vector,
