@@ -203,6 +203,8 @@ class Explainer(nn.Module):
         """x_1 and x_2, each (R, B, D_l), of x_enc (B, R * W2, m, m)."""
         if self.rest is not None:
             return self._decode_through(x_enc, self.rest)
+        if x_enc.requires_grad:  # as the maps lie in memory; the decoder's own order takes the pooling twice the time
+            x_enc.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
         x = x_enc.unflatten(1, (self.replicates, -1)).transpose(0, 1).flatten(2)
         x_1 = self._linear(x, "dec1")
         x_1 = F.relu(x_1) if self.shape.target_relu[0] else x_1

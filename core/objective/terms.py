@@ -100,7 +100,7 @@ class Step:
 
     @functools.cached_property
     def top_maps(self) -> Tensor:
-        """The top interpretable maps before the mask, (B, R * W, n, n) float32: one copy for all terms."""
+        """The top interpretable maps before the mask, (B, R * W, n, n) float32: one copy for all terms of places."""
         return self.unmasked_maps[-1].float()
 
     @functools.cached_property
@@ -154,13 +154,13 @@ def _filter(step: Step) -> Tensor | None:
 
     if not step.unmasked_maps:
         return None
-    layers = step.masked_maps if step.loss.filter_maps == "masked" else [*step.unmasked_maps[:-1], step.top_maps]
+    layers = step.masked_maps if step.loss.filter_maps == "masked" else step.unmasked_maps
     layers = layers if step.loss.filter_layers == "all" else layers[-1:]
     values = []
     for maps in layers:
         width = maps.shape[1] // step.replicates
         labels = step.labels.t().repeat_interleave(width, 1) if step.loss.filter_loss == "category" else None
-        kappa, peaks = step.by_filter(step.vector("kappa"), maps), step.top_peaks if maps is step.top_maps else None
+        kappa, peaks = step.by_filter(step.vector("kappa"), maps), step.top_peaks if maps is step.unmasked_maps[-1] else None
         per_filter = filter_loss(maps, kappa, step.loss.template_beta, labels, peaks)
         values.append(step.mean_over_filters(per_filter) / len(layers))
     return sum(values[1:], values[0])

@@ -51,6 +51,20 @@ def test_filter_loss_has_the_reference_gradient(name: str) -> None:
     assert np.allclose(maps.grad[:, 0].numpy(), expected, atol=1e-4 * abs(expected).max() + 1e-7)
 
 
+@pytest.mark.parametrize(("n", "beta"), [(14, 4.0), (7, 4.0), (7, 3.0)])
+def test_filter_loss_of_maps_in_bfloat16_is_that_of_the_same_numbers_and_leaves_other_products_alone(n: int, beta: float) -> None:
+    half = random_maps(16, 8, n).bfloat16().requires_grad_()
+    whole = half.detach().float().requires_grad_()
+    losses = [filter_loss(maps, 20.0, beta) for maps in (half, whole)]
+    for loss in losses:
+        loss.sum().backward()
+    assert torch.allclose(*losses, rtol=1e-5, atol=1e-5)
+    assert half.grad is not None and whole.grad is not None
+    assert float((half.grad.float() - whole.grad).norm() / whole.grad.norm()) < 0.005
+    a, b = torch.rand(200, 200), torch.rand(200, 200)
+    assert float((a @ b - a.double() @ b.double()).abs().max()) < 1e-4
+
+
 def test_filter_loss_of_silent_filters_is_zero_and_so_is_its_gradient() -> None:
     maps = torch.zeros(4, 3, 4, 4, requires_grad=True)
     loss = filter_loss(maps, 5.0)
