@@ -44,9 +44,9 @@ from paraphrase.sweep.settings.folder import (
 )
 from paraphrase.sweep.settings.places import absolute, tracked
 from paraphrase.sweep.study.changes import check_budget, with_resources
-from paraphrase.sweep.study.lease import SECONDS, leased
+from paraphrase.sweep.study.lease import SECONDS, Lease, leased
 from paraphrase.sweep.study.results import complete_trials, why_none_is_complete
-from paraphrase.sweep.study.storage import open_storage
+from paraphrase.sweep.study.storage import PatientStorage, open_storage
 from paraphrase.sweep.study.study import (
     STATE_NAMES,
     budget,
@@ -101,7 +101,8 @@ def run_sweep(sweep: SweepConfig) -> None:
                 with _place(sweep) as tasks:
                     _prepare(sweep, tasks)
                     keep_sweep(sweep)
-                    _drive(sweep, tasks, process)
+                    with _held(sweep) as held:
+                        _drive(sweep, tasks, process, *held)
         except BaseException:
             if not (sweep_folder(sweep.name) / SWEEP).exists():
                 shutil.rmtree(sweep_folder(sweep.name))
@@ -130,10 +131,11 @@ def resume_sweep(name: str, trials: int | None = None, changes: dict[str, Any] |
         refuse_lost_study(sweep, PATIENCE)
         if trials is not None or changes:
             keep_sweep(sweep)
-        with _writing() as process, _place(sweep) as tasks:
+        # first, since the cluster may be full of what a driver that has lost the lease, and does not know it yet, has running
+        with _writing() as process, _held(sweep, SECONDS + 5) as held, _place(sweep) as tasks:
             _prepare(sweep, tasks)
             process.answer()
-            _drive(sweep, tasks, process, SECONDS + 5, failed_again)
+            _drive(sweep, tasks, process, *held, failed_again)
 
 
 @contextmanager
@@ -175,31 +177,41 @@ def _prepare(sweep: SweepConfig, tasks: Tasks) -> None:
         say(f"no landmarks: optimising {' and '.join(sweep.objectives)}")
 
 
-def _drive(sweep: SweepConfig, tasks: Tasks, process: Process, wait: float = 0.0, failed_again: bool = False) -> None:
-    """Run trials until the budget is spent, then write what belongs to the whole sweep.
-
-    A server that is away for too long, or a driver that has taken the sweep over, interrupt it.
+@contextmanager
+def _held(sweep: SweepConfig, wait: float = 0.0) -> Iterator[tuple[PatientStorage, Lease | None]]:
+    """The study's storage, and its lease; a server that is away for too long, or a driver that has taken it over, interrupt.
 
     Args:
-        process: writes to MLflow.
         wait: seconds to wait for the lease of a driver that may have been killed.
-        failed_again: see `resume_sweep`.
     """
-    begin = time.monotonic()
     storage = open_storage(storage_url(sweep), PATIENCE)  # it was there already
     with leased(storage.server, sweep.name, wait) as lease:
         try:
-            study = open_study(sweep, storage_url(sweep), create=True, storage=storage)
-            _warm_start(study, sweep)
-            if failed_again:
-                say(f"sweep {sweep.name}: {retry_failed(study)} failed trials are tried again")
-            recorder = open_recorder(sweep, study, tasks.meta, process, lease.check if lease else lambda: None)
-            try:
-                _run_to_the_end(Session(sweep, study, recorder, tasks, begin, study.user_attrs.get("seconds", 0.0)))
-            finally:
-                recorder.close()
+            yield storage, lease
         except OutOfPatience as error:
             raise Interrupted(f"{error}; go on with `paraphrase sweep resume {sweep.name}`") from None
+
+
+def _drive(
+    sweep: SweepConfig, tasks: Tasks, process: Process, storage: PatientStorage, lease: Lease | None, failed_again: bool = False
+) -> None:
+    """Run trials until the budget is spent, then write what belongs to the whole sweep.
+
+    Args:
+        process: writes to MLflow.
+        storage, lease: of the study.
+        failed_again: see `resume_sweep`.
+    """
+    begin = time.monotonic()
+    study = open_study(sweep, storage_url(sweep), create=True, storage=storage)
+    _warm_start(study, sweep)
+    if failed_again:
+        say(f"sweep {sweep.name}: {retry_failed(study)} failed trials are tried again")
+    recorder = open_recorder(sweep, study, tasks.meta, process, lease.check if lease else lambda: None)
+    try:
+        _run_to_the_end(Session(sweep, study, recorder, tasks, begin, study.user_attrs.get("seconds", 0.0)))
+    finally:
+        recorder.close()
 
 
 def _run_to_the_end(session: Session) -> None:

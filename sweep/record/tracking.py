@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -316,20 +317,27 @@ def runs_of(
     return list(client.search_runs([experiment], query, view, most, ["attributes.start_time ASC"]))
 
 
+SYSTEM_METRICS = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"
+
+
+def _wants_system_metrics() -> bool:
+    from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING  # takes a second
+
+    return bool(MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get())
+
+
 @contextmanager
 def system_metrics(uri: str, run: str) -> Iterator[None]:
     """Measure this machine for a run meanwhile, as MLflow does where MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING is true."""
-    from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
-
     monitor = None
-    if MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
+    if os.environ.get(SYSTEM_METRICS) and _wants_system_metrics():
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         try:
             monitor = SystemMetricsMonitor(run, resume_logging=True, tracking_uri=uri)
             monitor.start()
         except Exception as error:  # psutil is missing, or what it asks of the machine
-            say(f"MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING: nothing is measured: {first_line(error)}")
+            say(f"{SYSTEM_METRICS}: nothing is measured: {first_line(error)}")
     try:
         yield
     finally:

@@ -190,6 +190,8 @@ class Storm:
         frozen.send_signal(signal.SIGCONT)
         code = frozen.wait()
         assert code in (0, 2, 130), f"a driver without its lease ended with {code}:\n{self.log.read_text()[-3000:]}"
+        if code == 0 and self.driver.wait() == 2:  # it woke up in time: the second one was refused
+            self.driver = self._drive()
 
     def rage(self, every: float) -> None:
         """Let something happen every so many seconds, until the sweep is done."""
