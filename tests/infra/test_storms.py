@@ -117,6 +117,24 @@ def test_4_slow_links_to_the_servers_cost_time_alone(
         check(it, in_quiet)
 
 
+@pytest.mark.long
+def test_10_a_driver_that_stands_still_on_a_cluster_that_it_fills_loses_the_sweep_to_the_next(
+    in_quiet: Rows, furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stormy(tmp_path, monkeypatch) as it:
+        frozen = it.drive()
+        until(it.saved, frozen, it.log)
+        frozen.send_signal(signal.SIGSTOP)
+        before, other = len(it.told()), tmp_path / "other"
+        second = it.drive(home=other)  # of another machine, which has no cache
+        until(lambda: "building the feature cache on the cluster" in it.told()[before:], second, it.log)
+        frozen.send_signal(signal.SIGCONT)
+        ended(it, frozen, 130)
+        ended(it, second)
+        monkeypatch.setenv("PARAPHRASE_HOME", str(other))
+        check(it, in_quiet)
+
+
 @pytest.mark.parametrize("notice", ["5_from_the_cloud", "6_by_sigterm"])
 def test_a_node_that_is_announced_to_go_is_saved_to_the_store_at_once_and_costs_no_retry(
     furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notice: str

@@ -115,7 +115,7 @@ def test_figures_work_offline(finished: optuna.Study, tmp_path) -> None:
     kinds = ["pareto_front", "optimization_history", "slice", "parallel_coordinate", "importance"]
     assert {f"{k}.html" for k in kinds} <= names and {"pareto_front.png", "importance.png", "slice_p.png"} <= names
     for file in files:
-        assert file.stat().st_size > 2000
+        assert file.stat().st_size > (2000 if file.suffix in (".html", ".png") else 100)
         if file.suffix == ".html":
             assert 'src="http' not in file.read_text() and "Plotly.newPlot" in file.read_text()
 
