@@ -1,5 +1,6 @@
 """A process of its own that calls functions for this one, which Python's lock would let it do in turns only.
 
+Neither fork nor multiprocessing's spawn, for the reasons that the menagerie's drawing has: threads, and scripts without a guard.
 `python -m paraphrase.sweep.process FD` serves the other end of the pipe with that number, and ends with it.
 """
 
@@ -51,23 +52,9 @@ class Process:
             nowhere: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
             self._process = start_python(__spec__.name, str(descriptor), pass_fds=[descriptor], **nowhere)
 
-    @property
-    def pid(self) -> int:
-        """Its number."""
-        return self._process.pid
-
     def begin(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Have a function called, which is not waited for; `answer` has what it returns."""
         self._send(False, False, function, arguments)
-
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What a function returns.
-
-        Raises:
-            OutOfPatience: if the process has ended.
-        """
-        self._send(False, False, function, arguments)
-        return self.answer()
 
     def keep(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Call a function, and keep there what it returns.
@@ -78,7 +65,7 @@ class Process:
         self._send(True, False, function, arguments)
         self.answer()
 
-    def call_with_kept(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """What a function returns that is called with what is kept, and the arguments.
 
         Raises:

@@ -32,7 +32,7 @@ class Recorder:
 
     def __init__(self, process: Process, uri: str, check: Callable[[], None] = lambda: None) -> None:
         self.process, self.uri, self.check = process, uri, check
-        self.experiment, self.parent = process.call_with_kept(ids_of)
+        self.experiment, self.parent = process.call(ids_of)
         self.runs: dict[int, str] = {}
         """Number of a trial -> its run, once that is made."""
         self.written: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -52,7 +52,7 @@ class Recorder:
             try:
                 work = self._work.get(timeout=FLUSH_SECONDS)
             except queue.Empty:
-                work = (lambda: self.process.call_with_kept(Tracker.flush_if_due, FLUSH_SECONDS), Future())
+                work = (lambda: self.process.call(Tracker.flush_if_due, FLUSH_SECONDS), Future())
             if work is None:
                 return
             operation, answer = work
@@ -84,7 +84,7 @@ class Recorder:
     def later(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Have a function of the tracker, and of arguments, called in its turn."""
         answer: Future[Any] = Future()
-        self._work.put((lambda: self.process.call_with_kept(function, *arguments), answer))
+        self._work.put((lambda: self.process.call(function, *arguments), answer))
         return answer
 
     def now(self, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -347,11 +347,13 @@ def test_19_a_password_that_changes_in_the_middle_is_waited_for(
 
 def test_16_a_process_that_is_killed_while_it_writes_interrupts_the_sweep(servers: Local) -> None:
     with closing(Process("writes to MLflow")) as process:
+        process.begin(os.getpid)
+        pid = process.answer()
         process.keep(make_tracker, servers.tracking_uri, "faults", None, "killed", "killed", {})
         recorder = Recorder(process, servers.tracking_uri)
         record(recorder, 0)
         recorder.now(Tracker.flush)
-        os.kill(process.pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
         record(recorder, 1)
         with pytest.raises(OutOfPatience, match=r"^the process that writes to MLflow ended with -9$"):
             recorder.close()

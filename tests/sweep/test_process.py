@@ -9,9 +9,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,9 +45,15 @@ import time
 from paraphrase.sweep.process import Process
 process = Process("waits")
 process.begin(time.sleep, 600)
-print(process.pid, flush=True)
+print(process._process.pid, flush=True)
 time.sleep(600)
 """
+
+
+def ask(process: Process, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns there."""
+    process.begin(function, *arguments)
+    return process.answer()
 
 
 @pytest.fixture(scope="module")
@@ -56,24 +63,24 @@ def process() -> Iterator[Process]:
 
 
 def test_it_calls_functions_in_turn_with_what_it_keeps(process: Process) -> None:
-    assert process.call(math.sqrt, 16.0) == 4.0
-    assert process.call(os.getpid) == process.pid != os.getpid()
+    assert ask(process, math.sqrt, 16.0) == 4.0
+    assert ask(process, os.getpid) == ask(process, os.getpid) != os.getpid()
     process.keep(dict, [("a", 1)])
-    assert process.call_with_kept(dict.get, "a") == 1
+    assert process.call(dict.get, "a") == 1
     process.begin(math.sqrt, 25.0)
     assert process.answer() == 5.0
 
 
 def test_what_is_raised_there_is_raised_here_with_its_cause_and_where(process: Process) -> None:
     with pytest.raises(urllib.error.URLError) as caught:
-        process.call(urllib.request.urlopen, "http://127.0.0.1:1")
+        ask(process, urllib.request.urlopen, "http://127.0.0.1:1")
     assert isinstance(caught.value.__cause__, ConnectionRefusedError) and "urlopen" in caught.value.__notes__[0]
     with pytest.raises(ValueError, match="math domain error"):
-        process.call(math.sqrt, -1.0)
+        ask(process, math.sqrt, -1.0)
     process.keep(dict, [("a", 2)])
     with pytest.raises(ValueError, match="invalid literal"):
         process.keep(int, "x")
-    assert process.call_with_kept(dict.get, "a") == 2
+    assert process.call(dict.get, "a") == 2
 
 
 def test_what_cannot_be_brought_here_is_an_error_of_the_same_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,27 +89,28 @@ def test_what_cannot_be_brought_here_is_an_error_of_the_same_kind(tmp_path: Path
     theirs = importlib.import_module("of_the_user")
     with closing(Process("calls others")) as process:
         with pytest.raises(ConnectionError, match="this and that"):
-            process.call(theirs.raising)
-        assert process.call(theirs.noisy) == "answer"
+            ask(process, theirs.raising)
+        assert ask(process, theirs.noisy) == "answer"
 
 
 def test_lines_for_the_user_are_said_here(process: Process, capsys: pytest.CaptureFixture[str]) -> None:
-    process.call(say, "one\ntwo")
+    ask(process, say, "one\ntwo")
     assert capsys.readouterr().err == "one\ntwo\n"
 
 
 def test_one_that_is_killed_is_named_and_it_heeds_no_signal_for_the_driver() -> None:
     with closing(Process("calculates")) as process:
-        assert process.call(math.sqrt, 4.0) == 2.0
+        assert ask(process, math.sqrt, 4.0) == 2.0
+        pid = ask(process, os.getpid)
         for ending in (signal.SIGINT, signal.SIGTERM):
-            os.kill(process.pid, ending)
-        assert process.call(math.sqrt, 9.0) == 3.0
+            os.kill(pid, ending)
+        assert ask(process, math.sqrt, 9.0) == 3.0
         process.begin(time.sleep, 600.0)
-        os.kill(process.pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
         with pytest.raises(OutOfPatience, match=r"^the process that calculates ended with -9$"):
             process.answer()
         with pytest.raises(OutOfPatience, match=r"^the process that calculates ended with -9$"):
-            process.call(math.sqrt, 9.0)
+            ask(process, math.sqrt, 9.0)
 
 
 def test_it_ends_at_once_with_the_process_that_it_is_for() -> None:
